@@ -1,0 +1,7 @@
+//! The sidecar's hot path: token counting, money, limits, breakers and similarity.
+//!
+//! Plain Rust. Only `py` knows Python, behind the feature `python`, so that `cargo test` needs no interpreter.
+//! Nothing in here reads a clock, draws a random number, logs or waits: time comes in as `now_ns`.
+
+#[cfg(feature = "python")]
+mod py;
