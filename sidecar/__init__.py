@@ -1,0 +1,1 @@
+"""The process beside each service that calls language models for it."""

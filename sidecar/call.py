@@ -1,0 +1,240 @@
+"""One call: what was asked, what each stage found out, what was answered.
+
+Requests and chunks are frozen: a door makes a request, a provider makes chunks, nobody changes either. `Call` alone is
+mutable, and each of its attributes is written by exactly one stage (the table in ARCHITECTURE.md says which).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from sidecar._core import Reservation
+    from sidecar.catalog import Model, Node
+    from sidecar.errors import SidecarError
+
+Role = Literal["system", "user", "assistant", "tool"]
+Operation = Literal["generate", "stream", "embed", "count_tokens"]
+
+# Why an answer ended, in one vocabulary for all providers. `stop` covers stop sequences too.
+Finish = Literal["stop", "length", "tool_calls", "content_filter", "refusal"]
+
+# What a request may need. A provider states what its wire can carry (`Provider.features`), the catalogue what a model can do
+# (`Model.capabilities`); a candidate must have every need in both.
+Feature = Literal[
+    "generate",
+    "embed",
+    "system",
+    "image",  # image bytes
+    "image_url",  # an image by address, fetched by the provider
+    "tools",
+    "tool_choice",  # required, or one named tool
+    "strict_tools",
+    "json_object",
+    "json_schema",  # the provider is told the schema
+    "strict_schema",  # the provider guarantees the schema
+    "stop",
+    "seed",
+    "sampling",  # temperature and top_p
+    "dimensions",  # a shortened embedding
+]
+
+
+class Text(Struct, frozen=True, gc=False):
+    text: str
+
+
+class Image(Struct, frozen=True, gc=False):
+    """Either `data` with its `mime_type`, or a `url`. `detail` is OpenAI's low | high | auto, empty: auto."""
+
+    data: bytes = b""
+    mime_type: str = ""
+    url: str = ""
+    detail: str = ""
+
+
+class ToolCall(Struct, frozen=True, gc=False):
+    """`arguments` is JSON text, exactly as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class ToolResult(Struct, frozen=True, gc=False):
+    tool_call_id: str
+    name: str = ""  # Google wants the function's name; the check stage fills it from the call it answers
+    content: str = ""
+    is_error: bool = False
+
+
+Part = Text | Image | ToolCall | ToolResult
+
+
+class Message(Struct, frozen=True):
+    role: Role
+    parts: tuple[Part, ...]
+
+
+class Tool(Struct, frozen=True):
+    """`parameters` is a JSON schema of an object."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = {}
+    strict: bool = False
+
+
+class ToolChoice(Struct, frozen=True, gc=False):
+    mode: Literal["auto", "none", "required", "tool"] = "auto"
+    name: str = ""  # with mode `tool`
+
+
+class ResponseFormat(Struct, frozen=True):
+    kind: Literal["text", "json_object", "json_schema"] = "text"
+    name: str = ""
+    schema: Mapping[str, Any] | None = None
+    strict: bool = False
+
+
+class Caller(Struct, frozen=True):
+    service: str = ""
+    node: str = ""
+    tenant: str = ""
+    user: str = ""
+    plan: str = ""
+    run: str = ""
+    agent: str = ""
+    step: int = 0
+    tags: Mapping[str, str] = {}
+
+
+class GenerateRequest(Struct, frozen=True):
+    """As the door read it: nothing checked, nothing filled in. None: not set, which differs from zero."""
+
+    caller: Caller = Caller()
+    prompt: str = ""
+    system: str = ""
+    messages: tuple[Message, ...] = ()
+    model: str = ""
+    temperature: float | None = None
+    top_p: float | None = None
+    max_output_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    response_format: ResponseFormat | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    cache_mode: str = ""
+    cache_max_age_ms: int | None = None
+    on_cut: str = ""
+    idempotency_key: str = ""
+    prompt_name: str = ""
+    prompt_version: str = ""
+    provider_options: Mapping[str, Any] = {}
+
+
+class EmbedRequest(Struct, frozen=True):
+    """`dimensions` None: the model's own length."""
+
+    caller: Caller = Caller()
+    inputs: tuple[str, ...] = ()
+    model: str = ""
+    dimensions: int | None = None
+    provider_options: Mapping[str, Any] = {}
+
+
+class GenerateAsk(Struct, frozen=True):
+    """What one candidate is asked to write: the request with the node's defaults in place, checked, in neutral form.
+
+    `model` is the provider's own name of the model. System text is the leading messages of role `system`. `max_output_tokens` is
+    always set. A provider must carry every field onto its wire; what it cannot carry is missing from its `features`, so that the
+    choose stage never brings it here.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    stream: bool
+    max_output_tokens: int
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    response_format: ResponseFormat | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    options: Mapping[str, Any] = {}  # provider_options: merged into the top level of the body as they are, and win
+
+
+class EmbedAsk(Struct, frozen=True):
+    model: str
+    inputs: tuple[str, ...]
+    dimensions: int | None = None
+    options: Mapping[str, Any] = {}
+
+
+class Usage(Struct, frozen=True, gc=False):
+    """Tokens, in disjoint buckets, whatever the provider's own habit: their sum is what was processed.
+
+    None: this event does not say. A later event's figures replace an earlier one's, field by field (Anthropic sends input first
+    and output last), never add to them.
+    """
+
+    input_tokens: int | None = None  # neither cached nor written to a cache
+    cached_input_tokens: int | None = None
+    cache_write_tokens: int | None = None  # all writes, 1 h ones included
+    cache_write_1h_tokens: int | None = None  # the share of cache_write_tokens that lives for an hour (dearer)
+    output_tokens: int | None = None  # visible output, without reasoning
+    reasoning_tokens: int | None = None
+
+
+class ToolDelta(Struct, frozen=True, gc=False):
+    """A piece of a tool call. `index` tells calls of one answer apart (any increasing ints); `id` and `name` come once, first."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+class Head(Struct, frozen=True, gc=False):
+    """What a provider's reply headers say, before its body: its request id and its rate limits in its own names."""
+
+    request_id: str = ""
+    limits: Mapping[str, str] = {}
+
+
+class Chunk(Struct, frozen=True):
+    """One thing a provider said. A whole unary reply is read into one chunk too, so there is one path.
+
+    `finish` is the provider's own finish reason, translated; `raw_finish` as it was sent. `last` is the protocol's own end (`[DONE]`,
+    `message_stop`, `done: true`, a whole JSON body, Gemini's finishReason). An answer without both `finish` and `last` was cut.
+    """
+
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolDelta, ...] = ()
+    finish: Finish | None = None
+    raw_finish: str = ""
+    usage: Usage | None = None
+    model: str = ""  # the model the provider says it used
+    head: Head | None = None
+    last: bool = False
+
+
+class Vectors(Struct, frozen=True):
+    """An embedding reply: one vector per input, in the order of the inputs."""
+
+    vectors: Sequence[Sequence[float]]
+    usage: Usage
+    model: str = ""
+    head: Head | None = None
+
+
+class Emit(Protocol):
+    """Where a provider puts what it has read: all chunks of one network read at once. Awaiting it is the back-pressure."""
+
+    async def __call__(self, chunks: Sequence[Chunk]) -> None: ...
