@@ -3,5 +3,10 @@
 //! Plain Rust. Only `py` knows Python, behind the feature `python`, so that `cargo test` needs no interpreter.
 //! Nothing in here reads a clock, draws a random number, logs or waits: time comes in as `now_ns`.
 
+pub mod breaker;
+pub mod ledger;
+pub mod limiter;
+pub mod similarity;
+
 #[cfg(feature = "python")]
 mod py;

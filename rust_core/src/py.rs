@@ -1,8 +1,22 @@
 //! The seam to Python: one file below `py/` per class, nothing else in this crate knows PyO3.
 
+mod breaker;
+mod ledger;
+mod limiter;
+mod similarity;
+mod whole;
+
 use pyo3::prelude::*;
 
 /// Built into the wheel as `sidecar._core`.
 #[pymodule]
 mod _core {
+    #[pymodule_export]
+    use super::breaker::{Breaker, Refusal};
+    #[pymodule_export]
+    use super::ledger::{Balance, Denial, Ledger, Posting, Reservation, Rule};
+    #[pymodule_export]
+    use super::limiter::{Exceeded, Limiter};
+    #[pymodule_export]
+    use super::similarity::SimilarityIndex;
 }

@@ -1,0 +1,260 @@
+//! One account of the ledger: its rule, the window in force, and earlier windows that can still be posted to.
+
+use std::sync::Arc;
+
+/// The largest amount an account can hold: the ledger's numbers also live in 64-bit signed columns and protobuf fields.
+pub const MAX_AMOUNT: u64 = i64::MAX as u64;
+
+/// Money and tokens of one call or one balance. They travel together because every call has both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amount {
+    pub nano_usd: u64,
+    pub tokens: u64,
+}
+
+impl Amount {
+    /// The sum, or the unit in which it would pass `MAX_AMOUNT`.
+    pub fn plus(self, other: Amount) -> Result<Amount, Unit> {
+        Ok(Amount {
+            nano_usd: sum(self.nano_usd, other.nano_usd).ok_or(Unit::NanoUsd)?,
+            tokens: sum(self.tokens, other.tokens).ok_or(Unit::Tokens)?,
+        })
+    }
+
+    fn minus(self, other: Amount) -> Amount {
+        Amount { nano_usd: self.nano_usd - other.nano_usd, tokens: self.tokens - other.tokens }
+    }
+
+    /// What of `self` goes beyond `other`, unit by unit.
+    pub fn beyond(self, other: Amount) -> Amount {
+        Amount { nano_usd: self.nano_usd.saturating_sub(other.nano_usd), tokens: self.tokens.saturating_sub(other.tokens) }
+    }
+
+    pub fn of(self, unit: Unit) -> u64 {
+        match unit {
+            Unit::NanoUsd => self.nano_usd,
+            Unit::Tokens => self.tokens,
+        }
+    }
+
+    pub fn is_zero(self) -> bool {
+        self.nano_usd == 0 && self.tokens == 0
+    }
+}
+
+fn sum(a: u64, b: u64) -> Option<u64> {
+    a.checked_add(b).filter(|total| *total <= MAX_AMOUNT)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    NanoUsd,
+    Tokens,
+}
+
+impl Unit {
+    pub const BOTH: [Unit; 2] = [Unit::NanoUsd, Unit::Tokens];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Unit::NanoUsd => "nano_usd",
+            Unit::Tokens => "tokens",
+        }
+    }
+}
+
+/// What happens at the limit: `Refuse` denies, `Warn` lets through and warns, `Shadow` lets through and only counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    Refuse,
+    Warn,
+    Shadow,
+}
+
+impl Mode {
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Refuse => "refuse",
+            Mode::Warn => "warn",
+            Mode::Shadow => "shadow",
+        }
+    }
+}
+
+/// A limit as settings give it. `window_ns` 0 is one window for ever; other windows are aligned to the epoch plus the offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rule {
+    pub limit_nano_usd: Option<u64>,
+    pub limit_tokens: Option<u64>,
+    pub window_ns: u64,
+    pub window_offset_ns: u64,
+    pub warn_percent: u8,
+    pub mode: Mode,
+}
+
+impl Rule {
+    pub fn limit(&self, unit: Unit) -> Option<u64> {
+        match unit {
+            Unit::NanoUsd => self.limit_nano_usd,
+            Unit::Tokens => self.limit_tokens,
+        }
+    }
+
+    /// Start and end of the window that `now_ns` is in; no end for a rule without windows.
+    pub fn bounds(&self, now_ns: u64) -> (u64, Option<u64>) {
+        if self.window_ns == 0 {
+            return (0, None);
+        }
+        if now_ns < self.window_offset_ns {
+            return (0, Some(self.window_offset_ns));
+        }
+        let start_ns = now_ns - (now_ns - self.window_offset_ns) % self.window_ns;
+        (start_ns, Some(start_ns.saturating_add(self.window_ns)))
+    }
+
+    fn same_window(&self, other: &Rule) -> bool {
+        self.window_ns == other.window_ns && self.window_offset_ns == other.window_offset_ns
+    }
+
+    fn same_threshold(&self, other: &Rule) -> bool {
+        self.limit_nano_usd == other.limit_nano_usd && self.limit_tokens == other.limit_tokens && self.warn_percent == other.warn_percent
+    }
+
+    fn warns_at(&self, total: Amount) -> bool {
+        Unit::BOTH.iter().any(|unit| match self.limit(*unit) {
+            // In 128 bits: a limit may be as large as MAX_AMOUNT.
+            Some(limit) => total.of(*unit) > 0 && total.of(*unit) as u128 * 100 >= limit as u128 * self.warn_percent as u128,
+            None => false,
+        })
+    }
+}
+
+/// Spending between two moments. `serial` is unique in a ledger, so a hold finds its window again, or finds it gone.
+#[derive(Clone, Debug)]
+pub struct Window {
+    pub serial: u64,
+    pub start_ns: u64,
+    pub end_ns: Option<u64>,
+    pub used: Amount,
+    pub pending: Amount,
+    /// Reservations that may still be posted here: pending ones, and expired ones not yet settled.
+    pub holds: u32,
+    pub overruns: u64,
+    pub refusals: u64,
+    warned: bool,
+}
+
+impl Window {
+    pub fn open(serial: u64, rule: &Rule, now_ns: u64) -> Window {
+        let (start_ns, end_ns) = rule.bounds(now_ns);
+        Window {
+            serial,
+            start_ns,
+            end_ns,
+            used: Amount::default(),
+            pending: Amount::default(),
+            holds: 0,
+            overruns: 0,
+            refusals: 0,
+            warned: false,
+        }
+    }
+
+    pub fn has_ended(&self, now_ns: u64) -> bool {
+        self.end_ns.is_some_and(|end_ns| now_ns >= end_ns)
+    }
+
+    fn is_untouched(&self) -> bool {
+        self.used.is_zero() && self.overruns == 0 && self.refusals == 0 && !self.warned
+    }
+
+    pub fn total(&self) -> Amount {
+        // Never above MAX_AMOUNT per unit: `hold` and `post` check the sum before they write.
+        Amount { nano_usd: self.used.nano_usd + self.pending.nano_usd, tokens: self.used.tokens + self.pending.tokens }
+    }
+
+    /// The first unit in which `ask` does not fit under the rule's limit. Asking nothing always fits: a model that costs
+    /// nothing may answer where the money has run out.
+    pub fn exceeded(&self, rule: &Rule, ask: Amount) -> Option<Unit> {
+        let held = self.total();
+        Unit::BOTH.into_iter().find(|unit| rule.limit(*unit).is_some_and(|limit| ask.of(*unit) > limit.saturating_sub(held.of(*unit))))
+    }
+
+    pub fn hold(&mut self, ask: Amount) {
+        self.pending = Amount { nano_usd: self.pending.nano_usd + ask.nano_usd, tokens: self.pending.tokens + ask.tokens };
+        self.holds += 1;
+    }
+
+    pub fn release(&mut self, held: Amount) {
+        self.pending = self.pending.minus(held);
+    }
+
+    /// True the first time the total reaches the rule's warning threshold in this window. Shadow rules never warn.
+    pub fn warns(&mut self, rule: &Rule) -> bool {
+        let crossed = !self.warned && rule.mode != Mode::Shadow && rule.warns_at(self.total());
+        self.warned |= crossed;
+        crossed
+    }
+}
+
+/// An account: made on first use, gone again when idle after its window.
+#[derive(Debug)]
+pub struct Account {
+    pub name: Arc<str>,
+    pub rule: Rule,
+    pub window: Window,
+    /// Windows that have passed but still have holds.
+    pub older: Vec<Window>,
+}
+
+impl Account {
+    pub fn new(name: Arc<str>, rule: Rule, serial: u64, now_ns: u64) -> Account {
+        Account { name, rule, window: Window::open(serial, &rule, now_ns), older: Vec::new() }
+    }
+
+    /// Brings the account to `now_ns` under `rule`; true when the window `serial` was opened.
+    ///
+    /// An account never goes back to a window that has passed, whatever the clock does: that would grant its limit twice. When
+    /// the window's shape changes, what was spent moves into the new one: forgetting it would grant the limit twice as well.
+    pub fn enter(&mut self, rule: Rule, serial: u64, now_ns: u64) -> bool {
+        let opened = self.window.has_ended(now_ns);
+        if opened {
+            let passed = std::mem::replace(&mut self.window, Window::open(serial, &rule, now_ns));
+            if passed.holds > 0 {
+                self.older.push(passed);
+            }
+        }
+        if self.rule != rule {
+            if !self.rule.same_window(&rule) {
+                (self.window.start_ns, self.window.end_ns) = rule.bounds(now_ns);
+            }
+            if !self.rule.same_threshold(&rule) {
+                self.window.warned = false;
+            }
+            self.rule = rule;
+        }
+        opened
+    }
+
+    /// The window with this serial. Only for a serial that has holds: such a window is never dropped.
+    pub fn window_mut(&mut self, serial: u64) -> &mut Window {
+        if self.window.serial == serial {
+            return &mut self.window;
+        }
+        self.older.iter_mut().find(|window| window.serial == serial).expect("a window with holds is kept")
+    }
+
+    /// Ends one hold of the window, which is dropped if it has passed and this was its last.
+    pub fn unhold(&mut self, serial: u64) {
+        let window = self.window_mut(serial);
+        window.holds -= 1;
+        if window.holds == 0 && self.window.serial != serial {
+            self.older.retain(|window| window.serial != serial);
+        }
+    }
+
+    /// True when dropping the account would change nothing: its next use would make it again just as it is.
+    pub fn is_idle(&self, now_ns: u64) -> bool {
+        self.older.is_empty() && self.window.holds == 0 && (self.window.has_ended(now_ns) || self.window.is_untouched())
+    }
+}

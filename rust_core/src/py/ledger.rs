@@ -1,0 +1,300 @@
+//! `Ledger` and its values for Python.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pyo3::exceptions::{PyKeyError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyString, PyTuple};
+
+use super::whole::{now, whole, whole_or_none};
+use crate::ledger::{self, Amount, LedgerError, MAX_AMOUNT, Mode, Outcome};
+
+#[pyclass(frozen, eq, hash, module = "sidecar._core")]
+#[derive(PartialEq, Eq, Hash)]
+pub struct Rule(ledger::Rule);
+
+#[pymethods]
+impl Rule {
+    #[new]
+    #[pyo3(
+        signature = (*, limit_nano_usd=None, limit_tokens=None, window_ns=None, window_offset_ns=None, warn_percent=None, mode="refuse"),
+        text_signature = "(*, limit_nano_usd=None, limit_tokens=None, window_ns=0, window_offset_ns=0, warn_percent=80, mode='refuse')"
+    )]
+    fn new(
+        limit_nano_usd: Option<&Bound<'_, PyAny>>,
+        limit_tokens: Option<&Bound<'_, PyAny>>,
+        window_ns: Option<&Bound<'_, PyAny>>,
+        window_offset_ns: Option<&Bound<'_, PyAny>>,
+        warn_percent: Option<&Bound<'_, PyAny>>,
+        mode: &str,
+    ) -> PyResult<Rule> {
+        let window_ns = whole_or_none("window_ns", window_ns, 0, MAX_AMOUNT)?.unwrap_or(0);
+        Ok(Rule(ledger::Rule {
+            limit_nano_usd: whole_or_none("limit_nano_usd", limit_nano_usd, 0, MAX_AMOUNT)?,
+            limit_tokens: whole_or_none("limit_tokens", limit_tokens, 0, MAX_AMOUNT)?,
+            window_ns,
+            window_offset_ns: whole_or_none("window_offset_ns", window_offset_ns, 0, window_ns.saturating_sub(1))?.unwrap_or(0),
+            warn_percent: whole_or_none("warn_percent", warn_percent, 1, 100)?.unwrap_or(80) as u8,
+            mode: match mode {
+                "refuse" => Mode::Refuse,
+                "warn" => Mode::Warn,
+                "shadow" => Mode::Shadow,
+                _ => return Err(PyValueError::new_err(format!("mode: found {mode:?}, expected \"refuse\", \"warn\" or \"shadow\""))),
+            },
+        }))
+    }
+
+    #[getter]
+    fn limit_nano_usd(&self) -> Option<u64> {
+        self.0.limit_nano_usd
+    }
+
+    #[getter]
+    fn limit_tokens(&self) -> Option<u64> {
+        self.0.limit_tokens
+    }
+
+    #[getter]
+    fn window_ns(&self) -> u64 {
+        self.0.window_ns
+    }
+
+    #[getter]
+    fn window_offset_ns(&self) -> u64 {
+        self.0.window_offset_ns
+    }
+
+    #[getter]
+    fn warn_percent(&self) -> u8 {
+        self.0.warn_percent
+    }
+
+    #[getter]
+    fn mode(&self) -> &'static str {
+        self.0.mode.name()
+    }
+
+    fn __repr__(&self) -> String {
+        let limit = |limit: Option<u64>| limit.map_or("None".to_owned(), |limit| limit.to_string());
+        format!(
+            "Rule(limit_nano_usd={}, limit_tokens={}, window_ns={}, window_offset_ns={}, warn_percent={}, mode={:?})",
+            limit(self.0.limit_nano_usd),
+            limit(self.0.limit_tokens),
+            self.0.window_ns,
+            self.0.window_offset_ns,
+            self.0.warn_percent,
+            self.0.mode.name()
+        )
+    }
+}
+
+#[pyclass(frozen, get_all, module = "sidecar._core")]
+pub struct Reservation {
+    id: u64,
+    warnings: Vec<String>,
+}
+
+#[pymethods]
+impl Reservation {
+    fn __repr__(&self) -> String {
+        format!("Reservation(id={}, warnings={:?})", self.id, self.warnings)
+    }
+}
+
+#[pyclass(frozen, get_all, module = "sidecar._core")]
+pub struct Denial {
+    account: String,
+    unit: &'static str,
+    limit: u64,
+    used: u64,
+    pending: u64,
+    asked: u64,
+    resets_at_ns: Option<u64>,
+}
+
+#[pymethods]
+impl Denial {
+    fn __repr__(&self) -> String {
+        let resets = self.resets_at_ns.map_or("None".to_owned(), |at| at.to_string());
+        format!(
+            "Denial(account={:?}, unit={:?}, limit={}, used={}, pending={}, asked={}, resets_at_ns={resets})",
+            self.account, self.unit, self.limit, self.used, self.pending, self.asked
+        )
+    }
+}
+
+#[pyclass(frozen, get_all, module = "sidecar._core")]
+pub struct Posting {
+    overrun_nano_usd: u64,
+    overrun_tokens: u64,
+    late: bool,
+    warnings: Vec<String>,
+}
+
+#[pymethods]
+impl Posting {
+    fn __repr__(&self) -> String {
+        let late = if self.late { "True" } else { "False" };
+        format!(
+            "Posting(overrun_nano_usd={}, overrun_tokens={}, late={late}, warnings={:?})",
+            self.overrun_nano_usd, self.overrun_tokens, self.warnings
+        )
+    }
+}
+
+#[pyclass(frozen, get_all, module = "sidecar._core")]
+pub struct Balance {
+    used_nano_usd: u64,
+    used_tokens: u64,
+    pending_nano_usd: u64,
+    pending_tokens: u64,
+    limit_nano_usd: Option<u64>,
+    limit_tokens: Option<u64>,
+    resets_at_ns: Option<u64>,
+    overruns: u64,
+    refusals: u64,
+}
+
+#[pymethods]
+impl Balance {
+    fn __repr__(&self) -> String {
+        format!(
+            "Balance(used_nano_usd={}, used_tokens={}, pending_nano_usd={}, pending_tokens={}, overruns={}, refusals={})",
+            self.used_nano_usd, self.used_tokens, self.pending_nano_usd, self.pending_tokens, self.overruns, self.refusals
+        )
+    }
+}
+
+/// The GIL is held throughout and no Python code runs under the lock, so it is never waited for with the GIL.
+#[pyclass(frozen, module = "sidecar._core")]
+pub struct Ledger(Mutex<ledger::Ledger>);
+
+impl Ledger {
+    fn lock(&self) -> MutexGuard<'_, ledger::Ledger> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl Ledger {
+    #[new]
+    fn new() -> Ledger {
+        Ledger(Mutex::new(ledger::Ledger::new()))
+    }
+
+    fn reserve<'py>(
+        &self,
+        py: Python<'py>,
+        accounts: &Bound<'py, PyAny>,
+        nano_usd: &Bound<'py, PyAny>,
+        tokens: &Bound<'py, PyAny>,
+        ttl_ns: &Bound<'py, PyAny>,
+        now_ns: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let ask = amount(nano_usd, tokens)?;
+        let (ttl_ns, now_ns) = (whole("ttl_ns", ttl_ns, 1, u64::MAX)?, now(now_ns)?);
+        let pairs = accounts.try_iter()?.map(|pair| account(&pair?)).collect::<PyResult<Vec<_>>>()?;
+        let named = pairs.iter().map(|(name, rule)| Ok((name.to_str()?, rule.get().0))).collect::<PyResult<Vec<_>>>()?;
+        let outcome = self.lock().reserve(&named, ask, ttl_ns, now_ns).map_err(raised)?;
+        Ok(match outcome {
+            Outcome::Reserved(made) => Bound::new(py, Reservation { id: made.id, warnings: made.warnings })?.into_any(),
+            Outcome::Denied(denial) => Bound::new(py, Denial::from(denial))?.into_any(),
+        })
+    }
+
+    fn post(
+        &self,
+        reservation: &Bound<'_, PyAny>,
+        nano_usd: &Bound<'_, PyAny>,
+        tokens: &Bound<'_, PyAny>,
+        now_ns: &Bound<'_, PyAny>,
+    ) -> PyResult<Posting> {
+        let (id, spent, now_ns) = (reservation_id(reservation)?, amount(nano_usd, tokens)?, now(now_ns)?);
+        let posting = self.lock().post(id, spent, now_ns).map_err(raised)?;
+        Ok(Posting {
+            overrun_nano_usd: posting.overrun.nano_usd,
+            overrun_tokens: posting.overrun.tokens,
+            late: posting.late,
+            warnings: posting.warnings,
+        })
+    }
+
+    /// The time changes nothing today; it is asked for so that every operation on money carries its own.
+    fn void(&self, reservation: &Bound<'_, PyAny>, now_ns: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (id, _) = (reservation_id(reservation)?, now(now_ns)?);
+        self.lock().void(id).map_err(raised)
+    }
+
+    fn expire(&self, now_ns: &Bound<'_, PyAny>) -> PyResult<u64> {
+        let now_ns = now(now_ns)?;
+        Ok(self.lock().expire(now_ns))
+    }
+
+    fn balance(&self, account: &str, now_ns: &Bound<'_, PyAny>) -> PyResult<Option<Balance>> {
+        let now_ns = now(now_ns)?;
+        Ok(self.lock().balance(account, now_ns).map(Balance::from))
+    }
+
+    fn accounts(&self) -> usize {
+        self.lock().accounts()
+    }
+
+    fn pending(&self) -> usize {
+        self.lock().pending()
+    }
+}
+
+impl From<ledger::Denial> for Denial {
+    fn from(denial: ledger::Denial) -> Denial {
+        Denial {
+            account: denial.account,
+            unit: denial.unit.name(),
+            limit: denial.limit,
+            used: denial.used,
+            pending: denial.pending,
+            asked: denial.asked,
+            resets_at_ns: denial.resets_at_ns,
+        }
+    }
+}
+
+impl From<ledger::Balance> for Balance {
+    fn from(balance: ledger::Balance) -> Balance {
+        Balance {
+            used_nano_usd: balance.used.nano_usd,
+            used_tokens: balance.used.tokens,
+            pending_nano_usd: balance.pending.nano_usd,
+            pending_tokens: balance.pending.tokens,
+            limit_nano_usd: balance.limit_nano_usd,
+            limit_tokens: balance.limit_tokens,
+            resets_at_ns: balance.resets_at_ns,
+            overruns: balance.overruns,
+            refusals: balance.refusals,
+        }
+    }
+}
+
+fn amount(nano_usd: &Bound<'_, PyAny>, tokens: &Bound<'_, PyAny>) -> PyResult<Amount> {
+    Ok(Amount { nano_usd: whole("nano_usd", nano_usd, 0, MAX_AMOUNT)?, tokens: whole("tokens", tokens, 0, MAX_AMOUNT)? })
+}
+
+fn reservation_id(reservation: &Bound<'_, PyAny>) -> PyResult<u64> {
+    whole("reservation", reservation, 0, u64::MAX)
+}
+
+fn account<'py>(pair: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyString>, Bound<'py, Rule>)> {
+    let wrong = || PyTypeError::new_err(format!("accounts: found {pair:?}, expected pairs of name (str) and Rule"));
+    let pair = pair.cast::<PyTuple>().map_err(|_| wrong())?;
+    if pair.len() != 2 {
+        return Err(wrong());
+    }
+    let name = pair.get_item(0)?.cast_into::<PyString>().map_err(|_| wrong())?;
+    Ok((name, pair.get_item(1)?.cast_into::<Rule>().map_err(|_| wrong())?))
+}
+
+fn raised(error: LedgerError) -> PyErr {
+    match error {
+        LedgerError::NeverExisted { .. } => PyKeyError::new_err(error.to_string()),
+        _ => PyValueError::new_err(error.to_string()),
+    }
+}

@@ -1,0 +1,273 @@
+"""The Rust extension: what a call needs to be fast and exact. No clock inside: time comes in as `now_ns`.
+
+A denial is a value, misuse is an exception: TypeError for the wrong type, ValueError for the wrong value, KeyError for what never
+existed; the message names the argument, what was found and what is expected. `stubtest` holds this file against the binary.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, final
+
+from typing_extensions import Buffer
+
+__all__ = [
+    "Balance",
+    "Breaker",
+    "Denial",
+    "Exceeded",
+    "Ledger",
+    "Limiter",
+    "Posting",
+    "Refusal",
+    "Reservation",
+    "Rule",
+    "SimilarityIndex",
+]
+
+# --- ledger ---------------------------------------------------------------------------------------------------------------------
+
+@final
+class Rule:
+    """A limit as settings give it; None is no limit. ValueError for a number out of range or an unknown mode.
+
+    `window_ns` 0 is one window for ever. Other windows are aligned to the epoch plus `window_offset_ns` (from 0 to below the
+    window): 86_400_000_000_000 is the UTC day. At `warn_percent` (1 to 100) of either limit a warning is given, once per window. At
+    the limit, mode "refuse" denies, "warn" lets through, "shadow" lets through and does not warn; all three count it.
+    """
+
+    def __new__(
+        cls,
+        *,
+        limit_nano_usd: int | None = None,
+        limit_tokens: int | None = None,
+        window_ns: int = 0,
+        window_offset_ns: int = 0,
+        warn_percent: int = 80,
+        mode: Literal["refuse", "warn", "shadow"] = "refuse",
+    ) -> Rule: ...
+    @property
+    def limit_nano_usd(self) -> int | None: ...
+    @property
+    def limit_tokens(self) -> int | None: ...
+    @property
+    def window_ns(self) -> int: ...
+    @property
+    def window_offset_ns(self) -> int: ...
+    @property
+    def warn_percent(self) -> int: ...
+    @property
+    def mode(self) -> Literal["refuse", "warn", "shadow"]: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Reservation:
+    """A hold on every account asked for, to be posted or voided by its id."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def warnings(self) -> list[str]:
+        """Accounts that reached their warning threshold with this reservation, the first time in their window."""
+
+@final
+class Denial:
+    """Nothing was held: the first account, in the order asked, in which the amount did not fit."""
+
+    @property
+    def account(self) -> str: ...
+    @property
+    def unit(self) -> Literal["nano_usd", "tokens"]: ...
+    @property
+    def limit(self) -> int: ...
+    @property
+    def used(self) -> int: ...
+    @property
+    def pending(self) -> int: ...
+    @property
+    def asked(self) -> int: ...
+    @property
+    def resets_at_ns(self) -> int | None:
+        """When the account's window ends, Unix time; None for an account without windows."""
+
+@final
+class Posting:
+    """What a post did. It is always in full; what went beyond the reservation is the overrun."""
+
+    @property
+    def overrun_nano_usd(self) -> int: ...
+    @property
+    def overrun_tokens(self) -> int: ...
+    @property
+    def late(self) -> bool:
+        """At or after the end of the reservation's time: what it held may have been given to others since."""
+    @property
+    def warnings(self) -> list[str]: ...
+
+@final
+class Balance:
+    """One account in one window."""
+
+    @property
+    def used_nano_usd(self) -> int: ...
+    @property
+    def used_tokens(self) -> int: ...
+    @property
+    def pending_nano_usd(self) -> int: ...
+    @property
+    def pending_tokens(self) -> int: ...
+    @property
+    def limit_nano_usd(self) -> int | None: ...
+    @property
+    def limit_tokens(self) -> int | None: ...
+    @property
+    def resets_at_ns(self) -> int | None: ...
+    @property
+    def overruns(self) -> int:
+        """How many posts went above their reservation."""
+    @property
+    def refusals(self) -> int:
+        """How often the limit refused or, in modes "warn" and "shadow", would have."""
+
+@final
+class Ledger:
+    """Budgets: hold the most a call can cost on all of its accounts, or on none; then post what it did cost, once.
+
+    `now_ns` is the Unix clock. Amounts are 0 to 2**63 - 1; ValueError beyond that, also for a sum, and then nothing has changed.
+    KeyError for a reservation that never existed, ValueError for one that is already posted or voided, with its id and state.
+    """
+
+    def __new__(cls) -> Ledger: ...
+    def reserve(self, accounts: Iterable[tuple[str, Rule]], nano_usd: int, tokens: int, ttl_ns: int, now_ns: int) -> Reservation | Denial:
+        """Hold both amounts on every account for `ttl_ns`, or on none.
+
+        Accounts are made on first use; the rule given with an account is the one in force from now on. An amount of 0 always fits:
+        a model that costs nothing may answer where the money has run out. An account never goes back to a window that has passed,
+        whatever the clock does. ValueError for an account named twice.
+        """
+    def post(self, reservation: int, nano_usd: int, tokens: int, now_ns: int) -> Posting:
+        """Post what was used, in full, into the window in which it was reserved. Also possible once after expiry."""
+    def void(self, reservation: int, now_ns: int) -> None:
+        """End a reservation of which nothing was used, pending or expired."""
+    def expire(self, now_ns: int) -> int:
+        """Give back what reservations past their time hold; returns how many. Each can still be posted or voided, once.
+
+        Call it now and then: it also drops accounts that are idle. Of expired and never settled reservations the latest 65,536 are
+        kept.
+        """
+    def balance(self, account: str, now_ns: int) -> Balance | None:
+        """The account in the window of `now_ns`; None if it is not known, or that window has passed and nothing is open in it."""
+    def accounts(self) -> int:
+        """How many accounts are known."""
+    def pending(self) -> int:
+        """How many reservations hold something."""
+
+# --- breaker --------------------------------------------------------------------------------------------------------------------
+
+@final
+class Refusal:
+    """No permit."""
+
+    @property
+    def retry_at_ns(self) -> int | None:
+        """When the first trial may go. None: not known, because the trials are out or an operator holds the breaker open."""
+
+@final
+class Breaker:
+    """Opens after `failures` in a row for `open_ns`, then lets `trials` through: all succeed and it closes, one fails and it opens.
+
+    Every permit is handed back exactly once, with `success`, `failure` or `ignore`. A permit from before the last change of state
+    counts for nothing. `now_ns` is any monotonic clock. ValueError for a permit never given and for numbers out of range.
+    """
+
+    def __new__(cls, *, failures: int, open_ns: int, trials: int = 1) -> Breaker: ...
+    def permit(self, now_ns: int) -> int | Refusal:
+        """A permit (a number that counts upwards, from 1), or until when there is none."""
+    def success(self, permit: int, now_ns: int) -> None: ...
+    def failure(self, permit: int, now_ns: int, open_for_ns: int | None = None) -> None:
+        """The call failed. `open_for_ns` opens at once and for that long, as a provider's Retry-After asks for."""
+    def ignore(self, permit: int, now_ns: int) -> None:
+        """The outcome says nothing about the provider: not counted, and a trial is free for somebody else."""
+    def state(self, now_ns: int) -> Literal["closed", "open", "half_open"]:
+        """An open breaker whose time is over is half_open: the next caller is a trial."""
+    def force(self, state: Literal["closed", "open"] | None) -> None:
+        """Hold the breaker closed or open whatever the outcomes; None lets it go again, closed and with no failures."""
+    def reset(self) -> None:
+        """Closed, no failures, not forced."""
+    @property
+    def forced(self) -> bool: ...
+    @property
+    def generation(self) -> int:
+        """Counts the changes of state."""
+
+# --- limiter --------------------------------------------------------------------------------------------------------------------
+
+@final
+class Exceeded:
+    """Nothing was taken: the unit that has to be waited for longest."""
+
+    @property
+    def unit(self) -> Literal["requests", "tokens"]: ...
+    @property
+    def limit(self) -> int: ...
+    @property
+    def remaining(self) -> int: ...
+    @property
+    def retry_after_ns(self) -> int | None:
+        """The same take succeeds after this long, if nobody else takes. None: never, it is more than the limit can hold."""
+
+@final
+class Limiter:
+    """Requests and tokens per window: two buckets that start full, fill evenly, and never hold more than their limit.
+
+    None is no limit (until a provider states one, see `observe`). At most the limit can be taken at once, and over time no more than
+    the limit plus what has flowed in. `now_ns` is any monotonic clock; one that goes back brings nothing in.
+    """
+
+    def __new__(cls, *, requests: int | None, tokens: int | None, window_ns: int = 60_000_000_000) -> Limiter: ...
+    def take(self, tokens: int, now_ns: int) -> Exceeded | None:
+        """Take one request and its tokens, or nothing."""
+    def give_back(self, tokens: int, now_ns: int, requests: int = 0) -> None:
+        """Give back what was taken and not used."""
+    def remaining(self, now_ns: int) -> tuple[int | None, int | None]:
+        """Requests and tokens that could be taken now; None where there is no limit."""
+    def observe(
+        self,
+        unit: Literal["requests", "tokens"],
+        now_ns: int,
+        *,
+        limit: int | None = None,
+        remaining: int | None = None,
+        reset_after_ns: int | None = None,
+    ) -> None:
+        """Adopt what a provider's headers state about one unit; None is not stated.
+
+        The smaller of `limit` and the configured one is in force from now on (0 counts as not stated). `remaining` only lowers: calls
+        on their way are not in the provider's count yet. `reset_after_ns` is when the provider's bucket is full again; until then
+        ours fills no faster than that.
+        """
+
+# --- similarity -----------------------------------------------------------------------------------------------------------------
+
+@final
+class SimilarityIndex:
+    """The nearest vectors by cosine, within one partition. Bounded: the least recently used entry (added, or returned by `nearest`) goes.
+
+    A scan over one-bit sketches chooses 16 candidates per result asked for, at least 256 (a partition no larger than that is
+    searched exactly); their exact float32 cosines rank them. A vector is a float32 buffer or a sequence of numbers. ValueError if it
+    has the wrong length, is all zeros, or has a number that is not finite in float32. Keys are 0 to 2**64 - 1, unique in the index.
+    """
+
+    def __new__(cls, dimensions: int, *, capacity: int) -> SimilarityIndex: ...
+    def add(self, partition: str, key: int, vector: Buffer | Sequence[float]) -> int | None:
+        """Add an entry, or replace the one with this key, in whichever partition. Returns the key that had to make room, if any."""
+    def nearest(self, partition: str, vector: Buffer | Sequence[float], k: int, min_similarity: float) -> list[tuple[int, float]]:
+        """Up to `k` (key, cosine), most similar first, equal ones by key; none below `min_similarity` (-1 to 1)."""
+    def remove(self, key: int) -> bool: ...
+    def clear(self, partition: str) -> int:
+        """Remove a partition's entries; returns how many."""
+    def __len__(self) -> int: ...
+    @property
+    def dimensions(self) -> int: ...
+    @property
+    def capacity(self) -> int: ...
