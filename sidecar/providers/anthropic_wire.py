@@ -1,0 +1,363 @@
+"""Anthropic's Messages API in our words: the body to send, one whole reply, one stream event, one failure. Pure, no network.
+
+Facts that shape this file (platform.claude.com, API reference and errors page; SDK 2.11 types):
+`input_tokens` excludes both cache figures; `message_start` says the input, `message_delta` the output, cumulative; `thinking_tokens`
+is a share of `output_tokens`; an error can come as an event under HTTP 200; unknown events must be tolerated.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw, Struct, field
+
+from sidecar.call import Chunk, EmbedAsk, Feature, Finish, GenerateAsk, Image, Part, Text, ToolCall, ToolChoice, ToolDelta, Usage
+from sidecar.errors import (
+    ProviderAuthFailed,
+    ProviderContextExceeded,
+    ProviderError,
+    ProviderGarbled,
+    ProviderModelUnknown,
+    ProviderQuotaExhausted,
+    ProviderRateLimited,
+    ProviderRejected,
+    ProviderTimeout,
+    ProviderUnavailable,
+)
+from sidecar.providers import turns
+from sidecar.providers.http import head, retry_after_ms, scrubbed
+
+FEATURES: Final[frozenset[Feature]] = frozenset(
+    {"generate", "system", "image", "image_url", "tools", "tool_choice", "strict_tools", "json_schema", "strict_schema", "stop", "sampling"}
+)
+
+FINISHES: Final[dict[str, Finish]] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "pause_turn": "length",  # the provider's own tool loop hit its limit: unfinished, and to be continued
+    "tool_use": "tool_calls",
+    "refusal": "refusal",
+}
+
+TOOL_CHOICES: Final = {"auto": "auto", "none": "none", "required": "any", "tool": "tool"}
+
+
+def request(ask: GenerateAsk) -> dict[str, Any]:
+    """The body of POST /v1/messages. A schema is always strict here: the wire knows no other. Raises ProviderRejected."""
+    if ask.temperature is not None and ask.temperature > 1:
+        raise ProviderRejected(f"temperature is {ask.temperature:g}; Anthropic takes 0 to 1")
+    body: dict[str, Any] = {
+        "model": ask.model,
+        "max_tokens": ask.max_output_tokens,
+        "messages": [{"role": who, "content": [_block(p) for p in parts]} for who, parts in turns.speaking_turns(ask.messages)],
+    }
+    if ask.stream:
+        body["stream"] = True
+    if system := turns.system_texts(ask.messages):
+        body["system"] = [{"type": "text", "text": text} for text in system]
+    if ask.temperature is not None:
+        body["temperature"] = ask.temperature
+    if ask.top_p is not None:
+        body["top_p"] = ask.top_p
+    if ask.stop:
+        body["stop_sequences"] = list(ask.stop)
+    if ask.response_format is not None and ask.response_format.kind == "json_schema":
+        body["output_config"] = {"format": {"type": "json_schema", "schema": ask.response_format.schema}}
+    if ask.tools:
+        body["tools"] = [
+            {"name": t.name, "input_schema": t.parameters or {"type": "object"}}
+            | ({"description": t.description} if t.description else {})
+            | ({"strict": True} if t.strict else {})
+            for t in ask.tools
+        ]
+        if ask.tool_choice is not None:
+            body["tool_choice"] = _choice(ask.tool_choice)
+    return turns.with_options(body, ask.options)
+
+
+def _choice(choice: ToolChoice) -> dict[str, str]:
+    kind = TOOL_CHOICES[choice.mode]
+    return {"type": kind, "name": choice.name} if kind == "tool" else {"type": kind}
+
+
+def _block(part: Part) -> dict[str, Any]:
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text}
+    if isinstance(part, Image):
+        if part.url:
+            return {"type": "image", "source": {"type": "url", "url": part.url}}
+        data = base64.b64encode(part.data).decode()
+        return {"type": "image", "source": {"type": "base64", "media_type": part.mime_type, "data": data}}
+    if isinstance(part, ToolCall):
+        return {"type": "tool_use", "id": part.id, "name": part.name, "input": turns.object_of(part)}
+    return {"type": "tool_result", "tool_use_id": part.tool_call_id, "content": part.content} | (
+        {"is_error": True} if part.is_error else {}
+    )
+
+
+def embed_request(ask: EmbedAsk) -> dict[str, Any]:
+    """Raises ProviderRejected: Anthropic has no embeddings (and `embed` is missing from FEATURES)."""
+    raise ProviderRejected("Anthropic has no embeddings; choose an embedding model of another provider")
+
+
+class _CacheCreation(Struct):
+    ephemeral_1h_input_tokens: int | None = None
+
+
+class _OutputDetails(Struct):
+    thinking_tokens: int | None = None
+
+
+class _Usage(Struct):
+    input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_creation: _CacheCreation | None = None
+    output_tokens: int | None = None
+    output_tokens_details: _OutputDetails | None = None
+
+
+class _Block(Struct):
+    type: str
+    id: str = ""
+    name: str = ""
+    text: str = ""
+    thinking: str = ""
+    input: Raw = Raw(b"{}")
+
+
+class _Delta(Struct):
+    type: str = ""
+    text: str = ""
+    thinking: str = ""
+    partial_json: str = ""
+    stop_reason: str | None = None
+
+
+class _Message(Struct):
+    content: list[_Block]
+    model: str = ""
+    stop_reason: str | None = None
+    usage: _Usage | None = None
+
+
+class _Reply(_Message):
+    type: str = ""
+
+
+class _Event(Struct):
+    type: str
+    index: int = 0
+    message: _Message | None = None
+    content_block: _Block | None = None
+    delta: _Delta | None = None
+    usage: _Usage | None = None
+
+
+class _Kind(Struct):
+    type: str
+
+
+class _Error(Struct):
+    type: str = ""
+    message: str = ""
+    details: Any = None
+
+
+class _Failure(Struct):
+    error: _Error = field(default_factory=_Error)
+    request_id: str | None = None
+
+
+_read_reply = msgspec.json.Decoder(_Reply).decode
+_read_event = msgspec.json.Decoder(_Event).decode
+_read_kind = msgspec.json.Decoder(_Kind).decode
+_read_failure = msgspec.json.Decoder(_Failure).decode
+
+_KNOWN: Final = {"message_start", "content_block_start", "content_block_delta", "message_delta", "message_stop"}
+
+
+def _usage(sent: _Usage | None) -> Usage | None:
+    if sent is None:
+        return None
+    thinking = sent.output_tokens_details.thinking_tokens if sent.output_tokens_details else None
+    output = sent.output_tokens
+    return Usage(
+        input_tokens=sent.input_tokens,
+        cached_input_tokens=sent.cache_read_input_tokens,
+        cache_write_tokens=sent.cache_creation_input_tokens,
+        cache_write_1h_tokens=sent.cache_creation.ephemeral_1h_input_tokens if sent.cache_creation else None,
+        output_tokens=output if output is None or thinking is None else max(output - thinking, 0),
+        reasoning_tokens=thinking,
+    )
+
+
+def reply(body: bytes) -> Chunk:
+    """A whole answer. Raises ProviderGarbled for anything that is no message."""
+    try:
+        message = _read_reply(body)
+    except msgspec.DecodeError as error:
+        raise ProviderGarbled(f"Anthropic's answer is no message: {error}") from error
+    if message.type != "message":
+        raise ProviderGarbled(f"Anthropic's answer is no message: its type is {message.type!r}")
+    calls = tuple(
+        ToolDelta(index=i, id=b.id, name=b.name, arguments=bytes(b.input).decode())
+        for i, b in enumerate(message.content)
+        if b.type == "tool_use"
+    )
+    raw = message.stop_reason or ""
+    return Chunk(
+        text="".join(b.text for b in message.content if b.type == "text"),
+        reasoning="".join(b.thinking for b in message.content if b.type == "thinking"),
+        tool_calls=calls,
+        finish=FINISHES.get(raw),
+        raw_finish=raw,
+        usage=_usage(message.usage),
+        model=message.model,
+        last=True,
+    )
+
+
+def chunk(event: bytes) -> Chunk | None:
+    """One event's data. Raises ProviderGarbled, or the class of an `error` event."""
+    try:
+        read = _read_event(event)
+    except msgspec.DecodeError as error:
+        _tolerate(event, error)
+        return None
+    match read:
+        case _Event(type="content_block_delta", delta=_Delta() as delta):
+            return _piece(read.index, delta)
+        case _Event(type="content_block_start", content_block=_Block() as block):
+            return _opening(read.index, block)
+        case _Event(type="message_start", message=_Message() as message):
+            return Chunk(model=message.model, usage=_usage(message.usage))
+        case _Event(type="message_delta", delta=_Delta() as delta):
+            raw = delta.stop_reason or ""
+            return Chunk(finish=FINISHES.get(raw), raw_finish=raw, usage=_usage(read.usage))
+        case _Event(type="message_stop"):
+            return Chunk(last=True)
+        case _Event(type="error"):
+            raise failure(200, {}, event)
+    if read.type in _KNOWN:
+        raise ProviderGarbled(f"Anthropic's {read.type} event lacks what it is there for")
+    return None
+
+
+def _tolerate(event: bytes, error: msgspec.DecodeError) -> None:
+    """An event of a kind unknown here may use our field names for other types; any other unreadable event is garbage."""
+    try:
+        kind = _read_kind(event).type
+    except msgspec.DecodeError:
+        kind = "message_stop"
+    if kind in _KNOWN:
+        raise ProviderGarbled(f"Anthropic sent an event that cannot be read: {error}") from error
+    if kind == "error":
+        raise failure(200, {}, event)
+
+
+def _piece(index: int, delta: _Delta) -> Chunk | None:
+    match delta.type:
+        case "text_delta":
+            return Chunk(text=delta.text)
+        case "thinking_delta":
+            return Chunk(reasoning=delta.thinking)
+        case "input_json_delta":
+            return Chunk(tool_calls=(ToolDelta(index=index, arguments=delta.partial_json),)) if delta.partial_json else None
+    return None
+
+
+def _opening(index: int, block: _Block) -> Chunk | None:
+    match block.type:
+        case "text" if block.text:
+            return Chunk(text=block.text)
+        case "thinking" if block.thinking:
+            return Chunk(reasoning=block.thinking)
+        case "tool_use":
+            given = bytes(block.input)  # `{}` in a stream, where the pieces follow; some servers send all of it here
+            arguments = "" if given == b"{}" else given.decode()
+            return Chunk(tool_calls=(ToolDelta(index=index, id=block.id, name=block.name, arguments=arguments),))
+    return None
+
+
+_KINDS: Final[dict[str, type[ProviderError]]] = {
+    "invalid_request_error": ProviderRejected,
+    "authentication_error": ProviderAuthFailed,
+    "billing_error": ProviderQuotaExhausted,
+    "permission_error": ProviderAuthFailed,
+    "not_found_error": ProviderModelUnknown,
+    "conflict_error": ProviderRejected,
+    "request_too_large": ProviderContextExceeded,
+    "rate_limit_error": ProviderRateLimited,
+    "timeout_error": ProviderTimeout,
+    "api_error": ProviderUnavailable,
+    "overloaded_error": ProviderUnavailable,
+}
+
+# For bodies that are not Anthropic's: a proxy's, or a wrong base URL's.
+_STATUSES: Final[dict[int, type[ProviderError]]] = {
+    401: ProviderAuthFailed,
+    402: ProviderQuotaExhausted,
+    403: ProviderAuthFailed,
+    408: ProviderTimeout,
+    413: ProviderContextExceeded,
+    429: ProviderRateLimited,
+    504: ProviderTimeout,
+}
+
+# `error.details.error_code` of a 429 or 400 that no wait of minutes cures.
+_SPENT: Final = {"enforced_spend_limit_reached", "contract_spend_limit_reached", "linked_organization_spend_limit_reached"}
+
+# Anthropic has one type for all that is wrong with a request; only its words tell these apart.
+_TOO_LONG: Final = ("prompt is too long", "exceed context limit", "exceeds the context window")
+_NO_CREDIT: Final = ("credit balance is too low", "specified api usage limits")
+
+
+def failure(status: int, headers: Mapping[str, str], body: bytes, *, whose: str = "anthropic", key: str | None = None) -> ProviderError:
+    """What an error answer means, by its type first, since an `error` event arrives under HTTP 200. Never raises."""
+    try:
+        said = _read_failure(body)
+    except msgspec.DecodeError:
+        said = _Failure()
+    error = said.error
+    details = error.details if isinstance(error.details, dict) else {}
+    code = str(details.get("error_code") or error.type)
+    kind = _meaning(status, error, code)
+    wait_ms = retry_after_ms(headers) if kind in (ProviderRateLimited, ProviderUnavailable) else None
+    words = scrubbed(error.message, key) if error.message else _no_words(status)
+    return kind(
+        f"{whose}: {words}",
+        status=status,
+        code=code,
+        retry_after_ms=wait_ms,
+        request_id=said.request_id or head(headers).request_id,
+    )
+
+
+def _meaning(status: int, error: _Error, code: str) -> type[ProviderError]:
+    words = error.message.lower()
+    if code in _SPENT or any(part in words for part in _NO_CREDIT):
+        return ProviderQuotaExhausted
+    if code == "organization_on_hold":
+        return ProviderAuthFailed
+    if any(part in words for part in _TOO_LONG):
+        return ProviderContextExceeded
+    if error.type in _KINDS:
+        return _KINDS[error.type]
+    if status in _STATUSES:
+        return _STATUSES[status]
+    if status >= 500:
+        return ProviderUnavailable
+    return ProviderRejected if status >= 300 else ProviderGarbled
+
+
+def _no_words(status: int) -> str:
+    if status < 300:
+        return "answered with something that is neither a message nor an event stream"
+    hint = "; is the base URL right?" if status < 500 else ""
+    return f"answered HTTP {status} with a body that is no error of Anthropic's{hint}"
