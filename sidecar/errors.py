@@ -10,6 +10,7 @@
     │   ├── BudgetExceeded          an account has not enough left
     │   ├── RateLimited             more requests or tokens per minute than settings allow
     │   ├── Draining                the process is about to stop
+    │   ├── NotCached               the caller wants a cached answer only, and there is none
     │   └── NoCandidate             no configured provider serves this node
     ├── ProviderError               a provider was asked and failed
     │   ├── ProviderRateLimited     429; `retry_after_ms` where the provider said it
@@ -110,6 +111,10 @@ class NoCandidate(Refused):
     reason = "NO_CANDIDATE"
 
 
+class NotCached(Refused):
+    reason = "NOT_CACHED"
+
+
 class ProviderError(SidecarError):
     """A provider was asked and failed. `status` is its HTTP status (0: none was received), `code` its own error code."""
 
@@ -186,4 +191,14 @@ class InternalError(SidecarError):
 
 
 class SettingsError(Exception):
-    """A mistake in settings, told in one line: file or variable, key, what was found, what is expected, the nearest known name."""
+    """A mistake in settings, told in one line: file or variable, key, what was found, what is expected, the nearest known name.
+
+    `where` is the file or the variable, `key` the path of the key in a file (empty for a variable), `problem` the rest. Never holds a
+    secret.
+    """
+
+    def __init__(self, where: str, key: str, problem: str) -> None:
+        super().__init__(": ".join(part for part in (where, key, problem) if part))
+        self.where = where
+        self.key = key
+        self.problem = problem

@@ -1,0 +1,280 @@
+"""This deployment's settings: one TOML file, every key also as an environment variable, parsed once into frozen values.
+
+    [server]            where it listens, sizes, grace            SIDECAR_SERVER__LISTEN=127.0.0.1:50051
+    [profile]           local | staging | production, defaults    SIDECAR_PROFILE__NAME=production
+    [providers.NAME]    keys and addresses                        SIDECAR_PROVIDERS__OPENAI__API_KEY=...
+    [services.NAME]     a service's own models, concurrency       SIDECAR_SERVICES__ORACLE__CONCURRENCY=5
+    [nodes.SERVICE.NODE] rows over or beside the shipped ones     SIDECAR_NODES__RAG__ANSWER__PRIMARY=gpt-4o
+    [models."NAME"]     prices and facts over or beside the catalogue's
+    [catalog] [timeouts] [limits] [logging] [tracing]
+
+A variable's name is `SIDECAR_`, then the key path in upper case with `__` between its parts; what is no letter or digit in a name is
+`_`. Lists are written a,b and tables of text name=value,name=value. An empty variable counts as not set. The environment wins over
+the file; `SIDECAR_SETTINGS` names the file. The names that the services already use (OPENAI_API_KEY, DEFAULT_LLM_MODEL,
+MODEL_<SERVICE>_<NODE>, ...) are understood too: see `variables.py`; where both are set, the SIDECAR_ one wins.
+
+Amounts of money are decimal text in quotes and become exact integers. Every mistake is one `SettingsError`.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, field
+from msgspec.structs import replace
+
+from sidecar.call import Feature
+from sidecar.errors import SettingsError
+from sidecar.settings import variables
+from sidecar.settings.checks import check
+from sidecar.settings.reading import NanoUsd, PicoUsdPerToken, Source, dotted, read
+
+__all__ = ["Limits", "ModelRow", "NodeRow", "Profile", "ProviderSettings", "Server", "Service", "Settings", "SettingsError", "load"]
+
+Kind = Literal["openai", "anthropic", "google", "ollama", "compatible", "echo"]
+
+Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]*$", description="a name of small letters, digits, _ and -, beginning with a letter")]
+Address = Annotated[
+    str, Meta(pattern=r"^((\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):\d{1,5})?$", description='host:port in quotes, like "127.0.0.1:50051"')
+]
+Url = Annotated[
+    str,
+    Meta(
+        pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$",
+        description='a URL like "http://127.0.0.1:8000/v1" without user, query or fragment (a key belongs into api_key)',
+    ),
+]
+Key = Annotated[str, Meta(pattern=r"^[!-~]+$", description="a key: printable ASCII without spaces or line breaks")]
+HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", description="a header name")]
+HeaderValue = Annotated[str, Meta(pattern=r"^[ -~]*$", description="printable ASCII text")]
+Milliseconds = Annotated[int, Meta(ge=1, le=3_600_000)]
+Count = Annotated[int, Meta(ge=1, le=100_000_000)]
+Tokens = Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Temperature = Annotated[float, Meta(ge=0, le=2)]
+
+
+class Server(Struct, frozen=True):
+    """The sidecar's own doors. Only loopback addresses and the Unix socket are allowed as long as there is no TLS and no token."""
+
+    listen: Address = "127.0.0.1:50051"  # port 0: any free one; "": no TCP door (then `socket` must be set)
+    socket: str = ""  # path of a Unix socket to listen on as well; "": none
+    ops_listen: Address = "127.0.0.1:9090"  # metrics and probes; may be any address; "": off
+    grace_ms: Annotated[int, Meta(ge=0, le=3_600_000)] = 30_000  # how long calls in flight may go on after SIGTERM
+    max_message_bytes: Annotated[int, Meta(ge=1024, le=1_073_741_824)] = 32 * 1024 * 1024  # one gRPC message, images included
+    max_prompt_bytes: Annotated[int, Meta(ge=1024, le=1_073_741_824)] = 4 * 1024 * 1024  # all text of one request
+    reflection: bool = True
+    data_dir: str | None = None  # what must outlive the process goes here; None: it is kept in memory only
+
+
+class Profile(Struct, frozen=True):
+    """Who answers when neither the request nor the node's row says so. What is not set comes from the shipped profile of that name.
+
+    A model is written `gpt-4o`, `openai/gpt-4o`, or `openai/` for that provider's default model. `preferred` is an order of providers
+    (`google,openai,anthropic`): their default models take the place of primary and fallbacks, in that order.
+    """
+
+    name: Literal["local", "staging", "production"] = "local"
+    primary: str | None = None
+    fallbacks: tuple[str, ...] | None = None
+    embedding: str | None = None
+    embedding_fallbacks: tuple[str, ...] | None = None
+    preferred: tuple[str, ...] = ()
+
+
+class ProviderSettings(Struct, frozen=True):
+    """One provider to call. It counts as configured when it has what its kind needs: a key, a base URL (compatible), or a table (ollama).
+
+    With `service` the provider is for that service's calls only, in place of the provider in its name: `oracle-openai` stands in for
+    `openai` when service `oracle` calls. `model` and `embedding_model` are the ones meant by `NAME/`.
+    """
+
+    name: str = ""  # filled in from the table's name
+    kind: Kind | None = None  # default: the table's name if that is a kind, else `compatible`; never None after loading
+    api_key: Key | None = None
+    base_url: Url | None = None
+    headers: Mapping[HeaderName, HeaderValue] = {}
+    connect_timeout_ms: Milliseconds = 5000
+    model: str = ""
+    embedding_model: str = ""
+    service: str = ""
+
+    @property
+    def is_configured(self) -> bool:
+        """Has everything a call needs, as far as settings can tell."""
+        return self.kind in ("ollama", "echo") or (self.base_url is not None if self.kind == "compatible" else self.api_key is not None)
+
+    def __repr__(self) -> str:
+        secrets = f"api_key={'hidden' if self.api_key else 'none'}, headers={list(self.headers)}"
+        return f"ProviderSettings(name={self.name!r}, kind={self.kind!r}, base_url={self.base_url!r}, {secrets})"
+
+
+class Service(Struct, frozen=True):
+    """What holds for all nodes of one service. `llm` and `embedding` are used where a node has no row of its own."""
+
+    llm: str = ""
+    embedding: str = ""
+    concurrency: Annotated[int, Meta(ge=0, le=100_000)] = 0  # calls at a time; 0: no limit
+    cache_acceptance: Share = 0.95  # least similarity at which a cached answer may be given
+
+
+class NodeRow(Struct, frozen=True):
+    """One row of the portfolio. What is not set comes from the shipped row of that name, if there is one."""
+
+    primary: str | None = None
+    fallbacks: tuple[str, ...] | None = None
+    fallback_allowed: bool | None = None
+    temperature: Temperature | None = None
+    max_output_tokens: Count | None = None
+    accuracy: Literal["low", "medium", "high", "highest"] | None = None
+    structured: Literal["", "json_object", "strict_schema"] | None = None
+
+
+class ModelRow(Struct, frozen=True):
+    """Facts about one model. What is not set comes from the catalogue's row of that name, if there is one.
+
+    Prices are US dollars per million tokens, as text, and become pico-USD per token (1 micro-USD per million tokens is the same thing).
+    """
+
+    provider: str | None = None
+    name: str | None = None  # the provider's own name of it; default: the table's name
+    aliases: tuple[str, ...] | None = None
+    context_tokens: Count | None = None
+    max_output_tokens: Count | None = None
+    tokenizer: Literal["o200k_base", "cl100k_base", "claude", "gemini", "llama", "estimate"] | None = None
+    capabilities: tuple[Feature, ...] | None = None
+    input: PicoUsdPerToken | None = None
+    cached_input: PicoUsdPerToken | None = None
+    cache_write_5m: PicoUsdPerToken | None = None
+    cache_write_1h: PicoUsdPerToken | None = None
+    output: PicoUsdPerToken | None = None
+    reasoning: PicoUsdPerToken | None = None
+    as_of: date | None = None  # the day the prices were read
+    retires_on: date | None = None
+    successor: str | None = None
+    dimensions: Count | None = None
+    tier: Literal["cheap", "standard", "strong"] | None = None
+
+
+class CatalogSettings(Struct, frozen=True):
+    """`pin` names retired models that shall be called all the same; `soon_days` is how early `sidecar check` warns of an end."""
+
+    pin: tuple[str, ...] = ()
+    soon_days: Annotated[int, Meta(ge=0, le=3650)] = 60
+
+
+class Timeouts(Struct, frozen=True):
+    """How long a provider may take. `total_ms` is the budget of a call whose caller gave no deadline."""
+
+    first_token_ms: Milliseconds = 15_000
+    idle_ms: Milliseconds = 30_000
+    total_ms: Milliseconds = 60_000
+
+
+class Limits(Struct, frozen=True):
+    """What one tenant may spend per day. The amount is written `tenant_day_usd = "30"`."""
+
+    tenant_day_nano_usd: NanoUsd = field(default=NanoUsd(30_000_000_000), name="tenant_day_usd")
+    tenant_day_tokens: Tokens = 1_000_000
+    warn_percent: Annotated[int, Meta(ge=1, le=100)] = 80
+
+
+class Logging(Struct, frozen=True):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    content: bool = False  # prompts and answers in the log; keys never
+
+
+class Tracing(Struct, frozen=True):
+    """Where traces go, from LANGCHAIN_* and OTEL_*; `otel` holds the latter under their own names."""
+
+    langchain: bool = False
+    langchain_api_key: Key | None = None
+    langchain_project: str = ""
+    otel: Mapping[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"Tracing(langchain={self.langchain}, langchain_project={self.langchain_project!r}, otel={list(self.otel)})"
+
+
+class Tables(Struct, frozen=True):
+    """The tables a settings file may have."""
+
+    server: Server = Server()
+    profile: Profile = Profile()
+    providers: Mapping[Name, ProviderSettings] = {}
+    services: Mapping[Name, Service] = {}
+    nodes: Mapping[Name, Mapping[Name, NodeRow]] = {}
+    models: Mapping[str, ModelRow] = {}
+    catalog: CatalogSettings = CatalogSettings()
+    timeouts: Timeouts = Timeouts()
+    limits: Limits = Limits()
+    logging: Logging = Logging()
+    tracing: Tracing = Tracing()
+
+
+class Settings(Tables, frozen=True):
+    """All settings. `node_models` is MODEL_<SERVICE>_<NODE> by `service.node`; `source` knows where a value came from."""
+
+    node_models: Mapping[str, str] = {}
+    notices: tuple[str, ...] = ()  # what an operator should know and is no mistake
+    source: Source = Source("settings")
+
+    def origin(self, *path: str) -> str:
+        """Where the value at a key path came from, as an error should name it: the variable, or file and key."""
+        return self.source.variables.get(path) or f"{self.source.file}: {dotted(path)}"
+
+    @property
+    def configured(self) -> frozenset[str]:
+        """Names of the providers that have what a call needs, `echo` apart: it is always there."""
+        return frozenset(name for name, provider in self.providers.items() if provider.is_configured and provider.kind != "echo")
+
+
+# Policy figures that belong to single services; a table in the file replaces them key by key.
+SERVICES = {"oracle": Service(concurrency=5, cache_acceptance=0.90), "synapse": Service(concurrency=3)}
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
+    """Reads the file, if there is one, and the environment over it. Raises SettingsError for the first mistake found."""
+    raw = _file(path) if path is not None else {}
+    given, node_models, notices = variables.overlay(raw, environ)
+    source = Source(str(path) if path is not None else "settings", given)
+    tables = read(Tables, raw, source)
+    services = {name: _service(name, tables, raw) for name in {*SERVICES, *tables.services}}
+    values = {field: getattr(tables, field) for field in tables.__struct_fields__} | {
+        "providers": {name: _provider(name, row) for name, row in tables.providers.items()} | _built_in(tables.providers),
+        "services": services,
+    }
+    settings = Settings(**values, node_models=node_models, notices=notices, source=source)
+    check(settings)
+    return settings
+
+
+def _service(name: str, tables: Tables, raw: Mapping[str, Any]) -> Service:
+    """A service's table over the policy's figures for it."""
+    own = tables.services.get(name)
+    if own is None:
+        return SERVICES[name]
+    return replace(SERVICES.get(name, Service()), **{key: getattr(own, key) for key in raw["services"][name]})
+
+
+def _provider(name: str, row: ProviderSettings) -> ProviderSettings:
+    kind = row.kind or (name if name in variables.KINDS else "compatible")
+    return replace(row, name=name, kind=kind)
+
+
+def _built_in(own: Mapping[str, ProviderSettings]) -> dict[str, ProviderSettings]:
+    """The four with a key are known by name even when nothing is set, so that a missing key can be told from a misspelt name."""
+    return {name: ProviderSettings(name=name, kind=name) for name in ("openai", "anthropic", "google", "echo") if name not in own}
+
+
+def _file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise SettingsError(str(path), "", f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(str(path), "", f"is not UTF-8 text: byte {error.start} is 0x{error.object[error.start]:02x}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(str(path), "", f"is not TOML: {str(error)[:1].lower()}{str(error)[1:]}") from None
