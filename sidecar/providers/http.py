@@ -26,7 +26,7 @@ MOST_BYTES = 128 * 1024 * 1024  # of one unary answer: 2048 vectors of 3072 figu
 _MOST_ERROR_BYTES = 64 * 1024
 _KEEP_ALIVE_S = 75.0
 _LARGE_BODY_BYTES = 1024 * 1024  # above this a body is written in parts, so that the event loop is not held up
-_NO_STREAM = ("text/html", "application/json", "application/xml", "text/xml")
+NO_STREAM = ("text/html", "application/json", "application/xml", "text/xml")
 
 Received = Callable[[bytes, Head], Awaitable[None]]
 """Where a stream's bytes go, one network read at a time. Awaiting it is the back-pressure."""
@@ -87,7 +87,7 @@ class Client:
         response = await self._open(url, body, whose)
         content = response.content
         try:
-            if response.status >= 300 or response.headers.get("Content-Type", "").startswith(_NO_STREAM):
+            if response.status >= 300 or response.headers.get("Content-Type", "").startswith(NO_STREAM):
                 try:
                     data = await _whole(content, _MOST_ERROR_BYTES)
                 except Exception as error:
