@@ -77,7 +77,7 @@ impl Rule {
     fn __repr__(&self) -> String {
         let limit = |limit: Option<u64>| limit.map_or("None".to_owned(), |limit| limit.to_string());
         format!(
-            "Rule(limit_nano_usd={}, limit_tokens={}, window_ns={}, window_offset_ns={}, warn_percent={}, mode={:?})",
+            "Rule(limit_nano_usd={}, limit_tokens={}, window_ns={}, window_offset_ns={}, warn_percent={}, mode='{}')",
             limit(self.0.limit_nano_usd),
             limit(self.0.limit_tokens),
             self.0.window_ns,
@@ -193,7 +193,8 @@ impl Ledger {
     ) -> PyResult<Bound<'py, PyAny>> {
         let ask = amount(nano_usd, tokens)?;
         let (ttl_ns, now_ns) = (whole("ttl_ns", ttl_ns, 1, u64::MAX)?, now(now_ns)?);
-        let pairs = accounts.try_iter()?.map(|pair| account(&pair?)).collect::<PyResult<Vec<_>>>()?;
+        let pairs = accounts.try_iter().map_err(|_| no_pair(accounts))?;
+        let pairs = pairs.map(|pair| account(&pair?)).collect::<PyResult<Vec<_>>>()?;
         let named = pairs.iter().map(|(name, rule)| Ok((name.to_str()?, rule.get().0))).collect::<PyResult<Vec<_>>>()?;
         let outcome = self.lock().reserve(&named, ask, ttl_ns, now_ns).map_err(raised)?;
         Ok(match outcome {
@@ -283,13 +284,16 @@ fn reservation_id(reservation: &Bound<'_, PyAny>) -> PyResult<u64> {
 }
 
 fn account<'py>(pair: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyString>, Bound<'py, Rule>)> {
-    let wrong = || PyTypeError::new_err(format!("accounts: found {pair:?}, expected pairs of name (str) and Rule"));
-    let pair = pair.cast::<PyTuple>().map_err(|_| wrong())?;
+    let pair = pair.cast::<PyTuple>().map_err(|_| no_pair(pair))?;
     if pair.len() != 2 {
-        return Err(wrong());
+        return Err(no_pair(pair));
     }
-    let name = pair.get_item(0)?.cast_into::<PyString>().map_err(|_| wrong())?;
-    Ok((name, pair.get_item(1)?.cast_into::<Rule>().map_err(|_| wrong())?))
+    let name = pair.get_item(0)?.cast_into::<PyString>().map_err(|_| no_pair(pair))?;
+    Ok((name, pair.get_item(1)?.cast_into::<Rule>().map_err(|_| no_pair(pair))?))
+}
+
+fn no_pair(found: &Bound<'_, PyAny>) -> PyErr {
+    PyTypeError::new_err(format!("accounts: found {found:?}, expected pairs of name (str) and Rule"))
 }
 
 fn raised(error: LedgerError) -> PyErr {
