@@ -34,6 +34,11 @@ class Prices(Struct, frozen=True, gc=False):
         )
         return -(-pico // 1000)
 
+    def most(self, input_tokens: int, output_tokens: int) -> int:
+        """The most nano-USD that so many tokens cost. Writing to a provider's cache is dearer and only done on request: an overrun."""
+        pico = input_tokens * max(self.input, self.cached_input) + output_tokens * max(self.output, self.reasoning)
+        return -(-pico // 1000)
+
 
 class Model(Struct, frozen=True):
     """One model at one provider. `id` is the catalogue's name, `name` the provider's own.
@@ -55,6 +60,8 @@ class Model(Struct, frozen=True):
     successor: str | None = None
     dimensions: int | None = None  # of an embedding model, when the request does not ask for fewer
     tier: str = "standard"  # cheap, standard, strong
+    requests_per_minute: int | None = None  # the provider's quota; None: the sidecar does not limit it
+    tokens_per_minute: int | None = None
     is_listed: bool = True
 
 

@@ -64,7 +64,8 @@ def load(settings: Settings, today: date) -> Catalog:
         for model in models.values()
         if model.id not in pinned and (living := _living(model, models, settings, today)) is not model
     }
-    catalog.notices = tuple(_notices(catalog, references, today))
+    catalog.users = _users(catalog, references)
+    catalog.notices = tuple(_notices(catalog, today))
     return catalog
 
 
@@ -120,6 +121,8 @@ def _model(name: str, row: ModelRow, settings: Settings) -> Model:
         successor=row.successor,
         dimensions=row.dimensions,
         tier=row.tier or "standard",
+        requests_per_minute=row.requests_per_minute,
+        tokens_per_minute=row.tokens_per_minute,
     )
 
 
@@ -227,16 +230,22 @@ def _living(model: Model, models: Mapping[str, Model], settings: Settings, today
     return model
 
 
-def _notices(catalog: Catalog, references: list[Reference], today: date) -> Iterator[str]:
-    """One line per retired model that somebody names."""
-    users: dict[str, list[str]] = {}
+def _users(catalog: Catalog, references: list[Reference]) -> dict[str, tuple[str, ...]]:
+    """Who names each model: the retired one and its successor both."""
+    found: dict[str, dict[str, None]] = {}
     for ref, user, _, embedding in references:
-        users.setdefault(catalog.named(ref, embedding=embedding).id, []).append(user)
-    for name, of in users.items():
+        for model in (catalog.named(ref, embedding=embedding), catalog.model(ref, embedding=embedding)):
+            found.setdefault(model.id, {})[user] = None
+    return {name: tuple(users) for name, users in found.items()}
+
+
+def _notices(catalog: Catalog, today: date) -> Iterator[str]:
+    """One line per retired model that somebody names."""
+    for name, users in catalog.users.items():
         model = catalog.models.get(name)
         if model is None or model.retires_on is None or model.retires_on > today:
             continue
-        who = ", ".join(dict.fromkeys(of))
+        who = ", ".join(users)
         living = catalog.successors.get(name)
         if living is not None:
             yield f"{name} retired on {model.retires_on}; {living.id} answers in its place for {who} (catalog.pin keeps the old name)"

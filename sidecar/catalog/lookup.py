@@ -37,8 +37,8 @@ UNLISTED_OUTPUT_TOKENS = 16_384
 class Catalog:
     """All models and nodes of this deployment, frozen; `load` makes it.
 
-    `models` is by id, `nodes` by `service.node`; `successors` says who answers for a retired model that is not pinned; `notices` is
-    what the operator should read at start.
+    `models` is by id, `nodes` by `service.node`; `successors` says who answers for a retired model that is not pinned; `users`
+    which nodes, services and profiles name a model; `notices` is what the operator should read at start.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Catalog:
         self.nodes = nodes
         self.profile = profile
         self.successors = successors
+        self.users: Mapping[str, tuple[str, ...]] = {}
         self.notices: tuple[str, ...] = ()
         self._names = names  # every name a model goes by, alone and after its provider's
         self._providers = {"ollama": ProviderSettings(name="ollama", kind="ollama")} | dict(providers)

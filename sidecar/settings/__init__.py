@@ -103,8 +103,10 @@ class ProviderSettings(Struct, frozen=True):
 
     @property
     def is_configured(self) -> bool:
-        """Has everything a call needs, as far as settings can tell."""
-        return self.kind in ("ollama", "echo") or (self.base_url is not None if self.kind == "compatible" else self.api_key is not None)
+        """Has everything a call needs, as far as settings can tell. A server at a base URL of its own may need no key."""
+        if self.kind == "compatible":
+            return self.base_url is not None
+        return self.kind in ("ollama", "echo") or self.api_key is not None or self.base_url is not None
 
     def __repr__(self) -> str:
         secrets = f"api_key={'hidden' if self.api_key else 'none'}, headers={list(self.headers)}"
@@ -118,6 +120,8 @@ class Service(Struct, frozen=True):
     embedding: str = ""
     concurrency: Annotated[int, Meta(ge=0, le=100_000)] = 0  # calls at a time; 0: no limit
     cache_acceptance: Share = 0.95  # least similarity at which a cached answer may be given
+    breaker_failures: Annotated[int, Meta(ge=1, le=1_000_000)] = 3  # in a row, until a model is left alone
+    breaker_open_ms: Milliseconds = 30_000  # for how long, before one trial
 
 
 class NodeRow(Struct, frozen=True):
@@ -156,6 +160,8 @@ class ModelRow(Struct, frozen=True):
     successor: str | None = None
     dimensions: Count | None = None
     tier: Literal["cheap", "standard", "strong"] | None = None
+    requests_per_minute: Count | None = None  # None: not limited by the sidecar
+    tokens_per_minute: Count | None = None
 
 
 class CatalogSettings(Struct, frozen=True):
@@ -232,7 +238,11 @@ class Settings(Tables, frozen=True):
 
 
 # Policy figures that belong to single services; a table in the file replaces them key by key.
-SERVICES = {"oracle": Service(concurrency=5, cache_acceptance=0.90), "synapse": Service(concurrency=3)}
+SERVICES = {
+    "oracle": Service(concurrency=5, cache_acceptance=0.90),
+    "synapse": Service(concurrency=3),
+    "vision": Service(breaker_failures=5),
+}
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
