@@ -1,0 +1,34 @@
+"""The two vocabularies of the extension, each opened once per process, when first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Literal
+
+from sidecar._core import TokenCounter
+
+Encoding = Literal["o200k_base", "cl100k_base"]
+Count = Callable[[str], int]
+
+
+@lru_cache(maxsize=2)
+def counter(encoding: Encoding) -> Count:
+    """Count the tokens of a text. Opening the tables takes milliseconds, so it waits for the first text."""
+    return TokenCounter(encoding).count
+
+
+def once(count: Count) -> Count:
+    """The same count, which remembers: within one request an example or a tool result often comes several times.
+
+    To live for one request only, so that no text outlives its call.
+    """
+    seen: dict[str, int] = {}
+
+    def remembered(text: str) -> int:
+        tokens = seen.get(text)
+        if tokens is None:
+            tokens = seen[text] = count(text)
+        return tokens
+
+    return remembered

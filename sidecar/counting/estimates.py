@@ -1,0 +1,192 @@
+"""Estimates for families whose tokenizer is not public, or too large to carry: one of OpenAI's counts, times what the family's is of it.
+
+Which count comes nearest, and the factors, are fitted so that the estimate is on the cautious side (figures in the package's docstring).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from math import ceil
+
+from msgspec import Struct
+from msgspec.json import encode
+
+from sidecar.call import Image, Message, ResponseFormat, Text, Tool, ToolCall, ToolResult
+from sidecar.counting import images
+from sidecar.counting.encodings import Count, Encoding, counter
+
+_DIGITS = b"0123456789"
+_CAPITALS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# First bytes of UTF-8 sequences, which are never other bytes' second: the script of a character in one pass over the bytes.
+_GREEK_AND_ON = bytes(range(0xCE, 0xF5))
+_INDIC_AND_THAI = b"\xe0"
+_GEORGIAN_ETHIOPIC_KHMER = b"\xe1"
+_HANGUL = b"\xea\xeb\xec\xed"
+
+
+class Family(Struct, frozen=True):
+    """How a family's count of a text and of a request follows from OpenAI's of the text.
+
+    `factor` is for Latin script, `factor_other` for the rest; the extras are tokens per character of that kind. `per_byte` is the
+    least, for runs of one character, which OpenAI's vocabularies hold whole. The others are tokens of the request's frame.
+    """
+
+    encoding: Encoding
+    factor: float
+    factor_other: float
+    image: Callable[[Image, str], int]
+    digit: float = 0.0
+    capital: float = 0.0
+    indic: float = 0.0
+    georgian: float = 0.0
+    hangul: float = 0.0
+    per_byte: float = 0.0
+    request: int = 0
+    message: int = 0
+    tools: int = 0
+    tool: int = 0
+    call: int = 0
+    result: int = 0
+    schema: int = 0
+
+
+def text_count(family: Family) -> Count:
+    """The family's count of a text, rounded up."""
+    base = counter(family.encoding)
+    extras = [(family.digit, _DIGITS), (family.capital, _CAPITALS)]
+    scripts = [(family.indic, _INDIC_AND_THAI), (family.georgian, _GEORGIAN_ETHIOPIC_KHMER), (family.hangul, _HANGUL)]
+    extras, scripts = [e for e in extras if e[0]], [e for e in scripts if e[0]]
+
+    def count(text: str) -> int:
+        data = text.encode("utf-8", "surrogatepass")
+        factor = family.factor
+        extra = 0.0
+        for tokens, kind in extras:
+            extra += tokens * (len(data) - len(data.translate(None, kind)))
+        if len(data) != len(text):
+            for tokens, kind in scripts:
+                extra += tokens * (len(data) - len(data.translate(None, kind)))
+            if family.factor_other != factor:
+                other = len(data) - len(data.translate(None, _GREEK_AND_ON))
+                factor += (family.factor_other - factor) * other / len(text)
+        return max(ceil(base(text) * factor + extra), ceil(len(data) * family.per_byte))
+
+    return count
+
+
+def prompt(
+    family: Family, count: Count, model: str, messages: Sequence[Message], tools: Sequence[Tool], wanted: ResponseFormat | None
+) -> int:
+    """Tokens of the whole request. Tools and schemas are counted as the JSON they are sent as."""
+    tokens = family.request
+    for message in messages:
+        tokens += family.message
+        for part in message.parts:
+            if isinstance(part, Text):
+                tokens += count(part.text)
+            elif isinstance(part, ToolCall):
+                tokens += family.call + count(part.name) + count(part.arguments)
+            elif isinstance(part, ToolResult):
+                tokens += family.result + count(part.name) + count(part.content)
+            else:
+                tokens += family.image(part, model)
+    if tools:
+        tokens += family.tools
+        for tool in tools:
+            tokens += family.tool + count(tool.name) + count(tool.description) + count(encode(tool.parameters).decode())
+    if wanted is not None and wanted.schema is not None:
+        tokens += family.schema + count(encode(wanted.schema).decode())
+    return tokens
+
+
+# Claude 3 to 4.6.
+_CLAUDE = Family(
+    encoding="cl100k_base",
+    factor=1.2,
+    factor_other=1.2,
+    per_byte=0.065,
+    image=lambda image, _: images.claude(image, longest=1568, most=1640),
+    request=3,
+    message=4,
+    tools=589,
+    tool=25,
+    call=30,
+    result=30,
+    schema=120,
+)
+# Claude 4.7 and later: a new vocabulary, dearer for Latin script and most of all for capitals.
+_CLAUDE_NEW = Family(
+    encoding="cl100k_base",
+    factor=1.55,
+    factor_other=1.2,
+    capital=0.2,
+    per_byte=0.065,
+    image=lambda image, _: images.claude(image, longest=2576, most=4784),
+    request=6,
+    message=6,
+    tools=804,
+    tool=35,
+    call=40,
+    result=40,
+    schema=160,
+)
+_GEMINI = Family(
+    encoding="o200k_base",
+    factor=1.1,
+    factor_other=1.1,
+    digit=0.5,  # every digit is a token
+    indic=0.2,
+    georgian=0.35,
+    hangul=0.06,
+    per_byte=0.065,
+    image=images.gemini,
+    request=1,
+    tools=20,
+    tool=10,
+    call=10,
+    result=10,
+)
+# Llama 3: the merges of cl100k_base and 28,000 more, so that it is never above it.
+_LLAMA = Family(
+    encoding="cl100k_base",
+    factor=1.0,
+    factor_other=1.0,
+    image=lambda image, _: images.open_model(image),
+    request=25,
+    message=5,
+    tools=80,
+    tool=30,
+    call=10,
+    result=5,
+)
+_CAUTIOUS = Family(
+    encoding="cl100k_base",
+    factor=1.55,
+    factor_other=1.3,
+    digit=0.5,
+    capital=0.2,
+    per_byte=0.065,
+    image=lambda image, _: images.open_model(image),
+    request=25,
+    message=6,
+    tools=804,
+    tool=35,
+    call=40,
+    result=40,
+    schema=160,
+)
+
+# claude-3-5-haiku-latest, claude-sonnet-4-20250514, anthropic/claude-opus-4.7: the version, not the date
+_CLAUDE_VERSION = re.compile(r"claude-(?:[a-z]+-)?(\d{1,2})(?:[-.](\d{1,2}))?(?!\d)")
+
+
+@lru_cache(maxsize=256)
+def family(tokenizer: str, model: str) -> Family:
+    """The figures for a model. What is not known counts as the dearest of its kind."""
+    if tokenizer == "claude":
+        version = _CLAUDE_VERSION.search(model)
+        old = version is not None and (int(version[1]), int(version[2] or 0)) < (4, 7)
+        return _CLAUDE if old else _CLAUDE_NEW
+    return {"gemini": _GEMINI, "llama": _LLAMA}.get(tokenizer, _CAUTIOUS)
