@@ -6,15 +6,16 @@ mutable, and each of its attributes is written by exactly one stage (the table i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from sidecar._core import Reservation
+    from sidecar.answer import Answer
     from sidecar.catalog import Model, Node
     from sidecar.errors import SidecarError
+    from sidecar.providers import Provider
 
 Role = Literal["system", "user", "assistant", "tool"]
 Operation = Literal["generate", "stream", "embed", "count_tokens"]
@@ -238,3 +239,156 @@ class Emit(Protocol):
     """Where a provider puts what it has read: all chunks of one network read at once. Awaiting it is the back-pressure."""
 
     async def __call__(self, chunks: Sequence[Chunk]) -> None: ...
+
+
+class Candidate(Struct, frozen=True):
+    """A model that may answer this call. `input_tokens` is counted for it; `max_nano_usd` is the most it alone can cost."""
+
+    model: Model
+    provider: Provider
+    reason: str
+    input_tokens: int
+    estimated: bool
+    max_output_tokens: int
+    max_nano_usd: int
+    fallback: bool
+
+
+class Skipped(Struct, frozen=True, gc=False):
+    """A model that may not answer this call, and why."""
+
+    model: str
+    reason: str
+
+
+class Tried(Struct, frozen=True, gc=False):
+    """One attempt that ended. `outcome` is `ok` or an error's reason; `usage` and `nano_usd` are what it is taken to have cost."""
+
+    candidate: Candidate
+    outcome: str
+    duration_ns: int
+    usage: Usage
+    estimated: bool
+    nano_usd: int
+
+
+class Start(Struct, frozen=True):
+    """Who answers; sent on before the first piece. `restart` names the error that ended an answer the caller has seen part of."""
+
+    candidate: Candidate
+    restart: str = ""
+
+
+Send = Callable[[Start | Sequence[Chunk]], Awaitable[None]]
+
+
+class Call:
+    """One call on its way through the pipeline.
+
+    The door writes the first block, then each stage its own; nothing is written twice. Times are `time.monotonic()` seconds, the event loop's own clock
+    (`arrived`, `deadline`) or nanoseconds where the name says so.
+    """
+
+    __slots__ = (
+        "aborted",
+        "agent",
+        "answer",
+        "arrived",
+        "attempts",
+        "begun",
+        "candidates",
+        "deadline",
+        "error",
+        "estimated",
+        "first_piece",
+        "id",
+        "max_nano_usd",
+        "max_tokens",
+        "messages",
+        "metadata",
+        "nano_usd",
+        "needs",
+        "node",
+        "node_name",
+        "notices",
+        "operation",
+        "plan",
+        "recalled_age_ns",
+        "request",
+        "reservation",
+        "response_format",
+        "run",
+        "send",
+        "sent",
+        "served",
+        "service",
+        "size",
+        "skipped",
+        "tenant",
+        "trace_id",
+        "usage",
+        "user",
+        "vectors",
+    )
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        operation: Operation,
+        request: GenerateRequest | EmbedRequest,
+        metadata: Mapping[str, str],
+        arrived: float,
+        deadline: float,
+        send: Send | None = None,
+    ) -> None:
+        # the door
+        self.id = id
+        self.operation: Operation = operation
+        self.request = request
+        self.metadata = metadata
+        self.arrived = arrived
+        self.deadline = deadline
+        self.send = send
+        self.aborted: SidecarError | None = None  # set by whoever cancels the call's task for a reason of the sidecar's own
+        # any stage may add a sentence
+        self.notices: list[str] = []
+        # identify
+        self.service = ""
+        self.node_name = ""
+        self.node: Node | None = None
+        self.tenant = ""
+        self.user = ""
+        self.plan = ""
+        self.run = ""
+        self.agent = ""
+        self.trace_id = ""
+        # check
+        self.messages: tuple[Message, ...] = ()
+        self.needs: frozenset[Feature] = frozenset()
+        self.response_format: ResponseFormat | None = None
+        # count: tokens of the prompt by tokenizer, filled as candidates ask for it
+        self.size: Callable[[Model], tuple[int, bool]] | None = None
+        # choose
+        self.candidates: tuple[Candidate, ...] = ()
+        self.skipped: tuple[Skipped, ...] = ()
+        # recall
+        self.recalled_age_ns: int | None = None
+        # reserve
+        self.reservation: int | None = None
+        self.max_nano_usd = 0
+        self.max_tokens = 0
+        # attempt
+        self.begun: float | None = None  # when the first try began
+        self.attempts: list[Tried] = []
+        self.served: Candidate | None = None
+        self.answer: Answer | None = None
+        self.vectors: Vectors | None = None
+        self.first_piece: float | None = None
+        self.sent: Candidate | None = None  # whose pieces the caller has seen
+        # settle
+        self.usage: Usage = Usage(0, 0, 0, 0, 0, 0)
+        self.estimated = False
+        self.nano_usd = 0
+        # the pipeline, for settle and the door
+        self.error: SidecarError | None = None

@@ -86,7 +86,16 @@ class BudgetExceeded(Refused):
     reason = "BUDGET_EXCEEDED"
 
     def __init__(
-        self, message: str, *, account: str, unit: str, limit: int, used: int, asked: int, resets_at_ns: int | None, retry_after_ms: int | None
+        self,
+        message: str,
+        *,
+        account: str,
+        unit: str,
+        limit: int,
+        used: int,
+        asked: int,
+        resets_at_ns: int | None,
+        retry_after_ms: int | None,
     ) -> None:
         super().__init__(message, retry_after_ms=retry_after_ms)
         self.account = account

@@ -72,6 +72,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """CANCELLED. The caller went away."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 22
     """INTERNAL. A defect of the sidecar. Report it with the call's id."""
+    ERROR_REASON_NOT_CACHED: _ErrorReason.ValueType  # 23
+    """NOT_FOUND. `cache.mode` is ONLY and nothing fits. Ask with another mode."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason a call can fail for. ErrorInfo.reason carries the name without prefix; ErrorInfo.domain is `llm-sidecar`."""
@@ -122,6 +124,8 @@ ERROR_REASON_CANCELLED: ErrorReason.ValueType  # 21
 """CANCELLED. The caller went away."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 22
 """INTERNAL. A defect of the sidecar. Report it with the call's id."""
+ERROR_REASON_NOT_CACHED: ErrorReason.ValueType  # 23
+"""NOT_FOUND. `cache.mode` is ONLY and nothing fits. Ask with another mode."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

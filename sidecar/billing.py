@@ -1,0 +1,76 @@
+"""What an attempt used: the provider's own figures, and ours where it gave none."""
+
+from __future__ import annotations
+
+from sidecar.answer import Answer
+from sidecar.call import Call, Candidate, EmbedRequest, Usage
+from sidecar.counting import count_text
+from sidecar.errors import SidecarError, StreamCut
+
+NOTHING = Usage(0, 0, 0, 0, 0, 0)
+
+
+def billed(call: Call, candidate: Candidate, answer: Answer, outcome: SidecarError | None, *, ended: bool) -> tuple[Usage, bool]:
+    """Usage of one attempt with every field filled in, and whether any of it is our estimate.
+
+    A failure that the provider answered with an error, or never answered, costs nothing. An answer that broke off, was cut by the
+    caller or by the deadline, is taken to cost its prompt and what came of it: providers bill for that.
+    """
+    if isinstance(call.request, EmbedRequest):
+        said = call.vectors.usage if call.vectors is not None else None
+        if outcome is not None:
+            return NOTHING, False
+    else:
+        said = answer.usage
+        if outcome is not None and not answer.begun() and not isinstance(outcome, StreamCut):
+            return NOTHING, False
+    # The provider's word on its input is complete; its word on the output is, only if the answer ended.
+    estimated = said is None or said.input_tokens is None
+    input_tokens = candidate.input_tokens if estimated or said is None or said.input_tokens is None else said.input_tokens
+    output = 0 if said is None else said.output_tokens or 0
+    whole = ended and outcome is None
+    if not isinstance(call.request, EmbedRequest) and (said is None or said.output_tokens is None or not whole):
+        counted = count_text(candidate.model.tokenizer, answer.text) + count_text(candidate.model.tokenizer, answer.reasoning)
+        counted += sum(count_text(candidate.model.tokenizer, c.name + c.arguments) for c in answer.tool_calls)
+        if counted > output + (0 if said is None else said.reasoning_tokens or 0):
+            output = counted
+            estimated = True
+    if not whole:
+        estimated = True
+    if said is None:
+        return Usage(input_tokens, 0, 0, 0, output, 0), estimated
+    return (
+        Usage(
+            input_tokens,
+            said.cached_input_tokens or 0,
+            said.cache_write_tokens or 0,
+            said.cache_write_1h_tokens or 0,
+            output,
+            said.reasoning_tokens or 0,
+        ),
+        estimated,
+    )
+
+
+def total(usages: list[Usage]) -> Usage:
+    """The sum over attempts; every field is filled in."""
+    if len(usages) == 1:
+        return usages[0]
+    return Usage(
+        sum(u.input_tokens or 0 for u in usages),
+        sum(u.cached_input_tokens or 0 for u in usages),
+        sum(u.cache_write_tokens or 0 for u in usages),
+        sum(u.cache_write_1h_tokens or 0 for u in usages),
+        sum(u.output_tokens or 0 for u in usages),
+        sum(u.reasoning_tokens or 0 for u in usages),
+    )
+
+
+def tokens(usage: Usage) -> int:
+    return (
+        (usage.input_tokens or 0)
+        + (usage.cached_input_tokens or 0)
+        + (usage.cache_write_tokens or 0)
+        + (usage.output_tokens or 0)
+        + (usage.reasoning_tokens or 0)
+    )

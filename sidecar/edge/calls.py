@@ -1,0 +1,60 @@
+"""Which calls are in flight, and whether new ones are welcome."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import Gauge
+
+from sidecar.call import Call
+from sidecar.errors import Draining
+
+
+class Calls:
+    """The register that draining and stopping work by."""
+
+    def __init__(self, in_flight: Gauge) -> None:
+        self._tasks: dict[Call, asyncio.Task[object]] = {}
+        self._gauge = in_flight
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.draining = False
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    @contextmanager
+    def of(self, call: Call) -> Iterator[None]:
+        """Count the call while it runs. Raises Draining when no new calls are taken."""
+        if self.draining:
+            raise Draining("the sidecar is stopping and takes no new calls; call again: another one answers", retry_after_ms=1000)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  (a coroutine always runs in one)
+        self._tasks[call] = task
+        self._gauge.inc()
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            del self._tasks[call]
+            self._gauge.dec()
+            if not self._tasks:
+                self._idle.set()
+
+    def drain(self) -> int:
+        """Refuse new calls from now on. Returns how many are still being answered."""
+        self.draining = True
+        return len(self._tasks)
+
+    async def idle(self) -> None:
+        await self._idle.wait()
+
+    def end_all(self) -> int:
+        """End every call in flight with Draining; each still settles and tells its caller what it has. Returns how many."""
+        tasks = dict(self._tasks)
+        for call, task in tasks.items():
+            call.aborted = Draining("the sidecar stopped before the answer was whole; call again: another one answers", retry_after_ms=1000)
+            task.cancel()
+        return len(tasks)

@@ -1,0 +1,138 @@
+"""The gRPC door: LLMService in front of the pipeline."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+
+from sidecar.call import Call, Chunk, EmbedRequest, GenerateRequest, Operation, Send, Start
+from sidecar.edge.calls import Calls
+from sidecar.edge.status import DETAILS_KEY, status_of
+from sidecar.edge.wire import delta_events, embed_request, embed_response, generate_request, generate_response, start_event
+from sidecar.engine import Engine
+from sidecar.errors import InvalidRequest, SidecarError
+from sidecar.pipeline import plan, run
+from sidecar.v1 import llm_pb2 as pb
+from sidecar.v1 import llm_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_METADATA = frozenset({"traceparent", *(f"x-sidecar-{name}" for name in ("service", "node", "tenant", "user", "plan", "run", "agent"))})
+_MARGIN = 0.05  # share of the caller's time kept back, at most 50 ms, so that our status arrives before its deadline does
+
+
+class LLMService(llm_pb2_grpc.LLMServiceServicer):
+    """Translates; `Calls` knows which calls are in flight and whether new ones are welcome."""
+
+    def __init__(self, engine: Engine, calls: Calls) -> None:
+        self._engine = engine
+        self._calls = calls
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:  # noqa: N802
+        call: Call | None = None
+        try:
+            call = make_call(self._engine, "generate", generate_request(request), context, None)
+            with self._calls.of(call):
+                await run(self._engine, call)
+            return generate_response(call, time.monotonic(), with_text=True)
+        except SidecarError as error:
+            await fail(context, error, call)
+            raise
+
+    async def Stream(self, request: pb.GenerateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
+        call: Call | None = None
+        write = context.write
+
+        async def send(pieces: Start | Sequence[Chunk]) -> None:
+            assert call is not None  # noqa: S101
+            if isinstance(pieces, Start):
+                await write(start_event(call, pieces))
+                return
+            for event in delta_events(call, pieces):
+                await write(event)
+
+        try:
+            call = make_call(self._engine, "stream", generate_request(request), context, send)
+            with self._calls.of(call):
+                await run(self._engine, call)
+            await write(pb.StreamEvent(end=generate_response(call, time.monotonic(), with_text=False)))
+        except SidecarError as error:
+            await fail(context, error, call)
+
+    async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:  # noqa: N802
+        call: Call | None = None
+        try:
+            call = make_call(self._engine, "embed", embed_request(request), context, None)
+            with self._calls.of(call):
+                await run(self._engine, call)
+            return embed_response(call, time.monotonic())
+        except SidecarError as error:
+            await fail(context, error, call)
+            raise
+
+    async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:  # noqa: N802
+        call: Call | None = None
+        try:
+            call = make_call(self._engine, "count_tokens", either_request(request), context, None)
+            with self._calls.of(call):
+                plan(self._engine, call)
+        except SidecarError as error:
+            await fail(context, error, call)
+            raise
+        best = call.candidates[0]
+        return pb.CountTokensResponse(
+            input_tokens=best.input_tokens,
+            estimated=best.estimated,
+            model=best.model.id,
+            provider=best.model.provider,
+            tokenizer=best.model.tokenizer,
+            context_tokens=best.model.context_tokens,
+            input_cost=pb.Cost(
+                nano_usd=best.model.prices.most(best.input_tokens, 0), as_of=best.model.as_of.isoformat() if best.model.as_of else ""
+            ),
+        )
+
+
+def either_request(message: pb.CountTokensRequest | Any) -> GenerateRequest | EmbedRequest:
+    """The `request` oneof of CountTokens and Explain. Raises InvalidRequest if it is empty."""
+    match message.WhichOneof("request"):
+        case "generate":
+            return generate_request(message.generate)
+        case "embed":
+            return embed_request(message.embed)
+    raise InvalidRequest("request is empty; set generate or embed", field="request")
+
+
+def make_call(engine: Engine, operation: Operation, request: GenerateRequest | EmbedRequest, context: Context, send: Send | None) -> Call:
+    now = time.monotonic()
+    left = context.time_remaining()
+    total = engine.settings.timeouts.total_ms / 1000 if left is None else max(0.0, left - min(0.05, left * _MARGIN))
+    return Call(
+        id=uuid.uuid4().hex,
+        operation=operation,
+        request=request,
+        metadata=_metadata(context),
+        arrived=now,
+        deadline=now + total,
+        send=send,
+    )
+
+
+def _metadata(context: Context) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in context.invocation_metadata() or ():
+        if key in _METADATA:
+            if isinstance(value, bytes):
+                raise InvalidRequest(f"metadata {key} is not UTF-8 text; expected printable characters", field=key)
+            found[key] = value
+    return found
+
+
+async def fail(context: Context, error: SidecarError, call: Call | None) -> None:
+    """End the RPC with the error's status and details."""
+    code, message, details = status_of(error, call)
+    await context.abort(code, message, ((DETAILS_KEY, details),))

@@ -1,0 +1,47 @@
+"""What the stages work with, bundled once at start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from sidecar._core import Ledger
+from sidecar.call import Feature
+
+if TYPE_CHECKING:
+    from sidecar.catalog import Catalog
+    from sidecar.observe import Meter
+    from sidecar.policies.breakers import Breakers
+    from sidecar.policies.budgets import Budgets
+    from sidecar.policies.models import Preferences
+    from sidecar.policies.quotas import Quotas
+    from sidecar.providers import Provider
+    from sidecar.settings import Settings
+    from sidecar.store.answers import Answers
+
+
+class Engine(Struct, frozen=True):
+    """One deployment's facts, policies and state. Everything that changes while calls run is inside the parts, never here.
+
+    `clock_ns` is monotonic, `wall_ns` is Unix time: parts that need the time are told it, so that a test can drive them.
+    """
+
+    settings: Settings
+    catalog: Catalog
+    providers: Mapping[str, Provider]
+    preferences: Preferences
+    budgets: Budgets
+    ledger: Ledger
+    breakers: Breakers
+    quotas: Quotas
+    answers: Answers
+    meter: Meter
+    clock_ns: Callable[[], int]
+    wall_ns: Callable[[], int]
+    random: Callable[[], float]
+
+
+# Needs that a provider's wire carries without the model having a say.
+WIRE_FEATURES: frozenset[Feature] = frozenset({"system", "image_url", "stop", "seed", "tool_choice"})

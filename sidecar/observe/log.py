@@ -1,0 +1,118 @@
+"""JSON lines on standard error: what an operator's log collector reads. Never a prompt, an answer or a key."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec.json import Encoder
+
+if TYPE_CHECKING:
+    from sidecar.call import Call
+
+Level = Literal["debug", "info", "warning", "error"]
+_ORDER = {"debug": 0, "info": 1, "warning": 2, "error": 3}
+_encode = Encoder().encode
+_MOST_WAITING = 10_000
+_FLUSH_S = 0.2
+
+
+class Log:
+    """Lines are gathered and written together, off the call's path; a log that cannot keep up loses lines and says how many."""
+
+    def __init__(self, level: Level = "info") -> None:
+        self._least = _ORDER[level]
+        self._waiting: list[bytes] = []
+        self._flush_due = False
+        self.dropped = 0
+
+    def write(self, level: Level, message: str, **facts: Any) -> None:
+        if _ORDER[level] >= self._least:
+            self._add({"time": _now(), "level": level, "message": message, **facts})
+
+    def call(self, call: Call, duration_s: float) -> None:
+        """The line of one call."""
+        error = call.error
+        level: Level = "info" if error is None else "warning"
+        if _ORDER[level] < self._least:
+            return
+        served, usage = call.served, call.usage
+        line: dict[str, Any] = {
+            "time": _now(),
+            "level": level,
+            "message": "call",
+            "id": call.id,
+            "operation": call.operation,
+            "service": call.service,
+            "node": call.node_name,
+            "tenant": call.tenant,
+            "provider": served.model.provider if served else "",
+            "model": served.model.id if served else "",
+            "status": "ok" if error is None else error.reason,
+            "duration_ms": round(duration_s * 1000, 1),
+            "input_tokens": usage.input_tokens,
+            "cached_input_tokens": usage.cached_input_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
+            "output_tokens": usage.output_tokens,
+            "reasoning_tokens": usage.reasoning_tokens,
+            "cost_nano_usd": call.nano_usd,
+        }
+        if call.first_piece is not None:
+            line["first_token_ms"] = round((call.first_piece - call.arrived) * 1000, 1)
+        for name in ("user", "plan", "run", "agent", "trace_id"):
+            value = getattr(call, name)
+            if value:
+                line[name] = value
+        request = call.request
+        for name in ("prompt_name", "prompt_version", "idempotency_key"):
+            value = getattr(request, name, "")
+            if value:
+                line[name] = value
+        if request.caller.tags:
+            line["tags"] = dict(request.caller.tags)
+        if call.estimated:
+            line["estimated"] = True
+        if served is not None and served.fallback:
+            line["fallback"] = True
+        if call.recalled_age_ns is not None:
+            line["cache"] = "exact"
+        if len(call.attempts) > 1 or error is not None:
+            line["attempts"] = [f"{t.candidate.model.id}: {t.outcome}" for t in call.attempts]
+        if error is not None:
+            line["error"] = error.message
+        self._add(line)
+
+    def _add(self, line: dict[str, Any]) -> None:
+        if len(self._waiting) >= _MOST_WAITING:
+            self.dropped += 1
+            return
+        self._waiting.append(_encode(line))
+        if not self._flush_due:
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:
+                self.flush()
+                return
+            self._flush_due = True
+            loop.call_later(_FLUSH_S, self.flush)
+
+    def flush(self) -> None:
+        """Write what waits. A closed or full standard error costs the lines, never the process."""
+        self._flush_due = False
+        if self.dropped:
+            self._waiting.append(_encode({"time": _now(), "level": "error", "message": "log lines dropped", "count": self.dropped}))
+            self.dropped = 0
+        lines, self._waiting = self._waiting, []
+        if not lines:
+            return
+        try:
+            sys.stderr.buffer.write(b"\n".join(lines) + b"\n")
+            sys.stderr.buffer.flush()
+        except (OSError, ValueError):
+            self.dropped += len(lines)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

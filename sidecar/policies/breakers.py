@@ -1,0 +1,29 @@
+"""One circuit breaker for each service and model, made when first needed."""
+
+from __future__ import annotations
+
+from sidecar._core import Breaker
+from sidecar.settings import Service, Settings
+
+
+class Breakers:
+    """Per service, because services differ in how soon they want to be warned off; per model of a provider, because models fail alone."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._services = settings.services
+        self._default = Service()
+        self._breakers: dict[tuple[str, str], Breaker] = {}
+
+    def of(self, service: str, model: str) -> Breaker:
+        """`model` is provider/name. A service that settings do not name shares one set of breakers with its like."""
+        service = service if service in self._services else ""
+        key = (service, model)
+        found = self._breakers.get(key)
+        if found is None:
+            rule = self._services.get(service, self._default)
+            found = self._breakers[key] = Breaker(failures=rule.breaker_failures, open_ns=rule.breaker_open_ms * 1_000_000)
+        return found
+
+    def states(self, now_ns: int) -> list[tuple[str, str, str]]:
+        """(service, model, state) of each breaker in use, for metrics."""
+        return [(service, model, breaker.state(now_ns)) for (service, model), breaker in self._breakers.items()]

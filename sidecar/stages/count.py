@@ -1,0 +1,30 @@
+"""How large is it: prompt tokens."""
+
+from __future__ import annotations
+
+from sidecar.call import Call, EmbedRequest
+from sidecar.catalog import Model
+from sidecar.counting import Size, count_embed, count_generate
+from sidecar.engine import Engine
+
+
+def count(engine: Engine, call: Call) -> None:
+    """Make the prompt countable: candidates count differently, and not every call comes to know its candidates.
+
+    Writes size, which counts once per model and remembers.
+    """
+    known: dict[str, Size] = {}
+    request = call.request
+
+    def size(model: Model) -> tuple[int, bool]:
+        key = f"{model.tokenizer} {model.name}"  # models of one tokenizer differ in their frame around messages
+        found = known.get(key)
+        if found is None:
+            if isinstance(request, EmbedRequest):
+                found = count_embed(model.tokenizer, request.inputs)
+            else:
+                found = count_generate(model.tokenizer, model.name, call.messages, request.tools, call.response_format)
+            known[key] = found
+        return found.tokens, found.estimated
+
+    call.size = size

@@ -1,0 +1,46 @@
+"""Hold the most the call could cost, on every account at once."""
+
+from __future__ import annotations
+
+from sidecar._core import Denial
+from sidecar.call import Call
+from sidecar.engine import Engine
+from sidecar.errors import BudgetExceeded
+
+_SLACK_NS = 60_000_000_000  # a reservation outlives its call's deadline: it must not expire while settle is on its way
+
+
+def reserve(engine: Engine, call: Call) -> None:
+    """Hold the dearest candidate's price, so that concurrent calls can never overspend together.
+
+    Writes reservation, max_nano_usd (nano-USD) and max_tokens. Raises BudgetExceeded with the account, its limit, what is used and
+    when it resets; then nothing is held.
+    """
+    call.max_nano_usd = max(c.max_nano_usd for c in call.candidates)
+    call.max_tokens = max(c.input_tokens + c.max_output_tokens for c in call.candidates)
+    now_ns = engine.wall_ns()
+    ttl_ns = int((call.deadline - call.arrived) * 1e9) + _SLACK_NS
+    held = engine.ledger.reserve(engine.budgets.accounts(call), call.max_nano_usd, call.max_tokens, ttl_ns, now_ns)
+    if isinstance(held, Denial):
+        raise _refusal(held, now_ns)
+    call.reservation = held.id
+    if held.warnings:
+        engine.meter.warn_budgets(held.warnings, call)
+
+
+def _refusal(denial: Denial, now_ns: int) -> BudgetExceeded:
+    def amount(value: int) -> str:
+        return f"{value / 1e9:.6f} USD" if denial.unit == "nano_usd" else f"{value} tokens"
+
+    wait_ms = None if denial.resets_at_ns is None else max(0, denial.resets_at_ns - now_ns) // 1_000_000
+    return BudgetExceeded(
+        f"account {denial.account} has a limit of {amount(denial.limit)}: {amount(denial.used)} are used, {amount(denial.pending)} held by "
+        f"calls in flight, and this call may need {amount(denial.asked)}; lower max_output_tokens, or wait for the reset",
+        account=denial.account,
+        unit=denial.unit,
+        limit=denial.limit,
+        used=denial.used + denial.pending,
+        asked=denial.asked,
+        resets_at_ns=denial.resets_at_ns,
+        retry_after_ms=wait_ms,
+    )
