@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyString};
+use pyo3::types::{PyByteArray, PyBytes};
 
 use super::whole::whole;
 use crate::similarity::{self, MOST_DIMENSIONS, VectorError};
@@ -83,15 +83,16 @@ fn floats(vector: &Bound<'_, PyAny>) -> PyResult<Vec<f32>> {
         }
         return buffer.to_vec(vector.py());
     }
-    // Bytes and text are sequences too, and bytes even of numbers: certainly a mistake.
-    if vector.is_instance_of::<PyBytes>() || vector.is_instance_of::<PyByteArray>() || vector.is_instance_of::<PyString>() {
-        return Err(PyTypeError::new_err(format!(
-            "vector: found {}, expected a float32 buffer or a sequence of numbers",
-            vector.get_type().name()?
-        )));
+    // Bytes are a sequence of numbers too: certainly a mistake. As f64 first: a number too large for f32 becomes infinite, which the
+    // index refuses by name.
+    let is_bytes = vector.is_instance_of::<PyBytes>() || vector.is_instance_of::<PyByteArray>();
+    match vector.extract::<Vec<f64>>() {
+        Ok(values) if !is_bytes => Ok(values.into_iter().map(|value| value as f32).collect()),
+        _ => {
+            let found = vector.get_type().name()?;
+            Err(PyTypeError::new_err(format!("vector: found {found}, expected a float32 buffer or a sequence of numbers")))
+        }
     }
-    // As f64 first: a number too large for f32 becomes infinite, which the index refuses by name.
-    Ok(vector.extract::<Vec<f64>>()?.into_iter().map(|value| value as f32).collect())
 }
 
 fn raised(error: VectorError) -> PyErr {
