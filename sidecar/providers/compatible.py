@@ -14,6 +14,7 @@ from sidecar.providers import openai_request
 from sidecar.providers.http import Client
 from sidecar.providers.openai_failure import failure
 from sidecar.providers.openai_reply import Reader, reply, vectors
+from sidecar.providers.reading import check_ending
 from sidecar.providers.sse import Events, Relay
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ class Compatible:
             await relay.end()
         else:
             data, head = await self._client.post(self._chat_url, body, whose)
-            await emit((reply(data, head, whose, key=self._key),))
+            whole = reply(data, head, whose, key=self._key)
+            await emit((whole,))
+            check_ending(whole, whose)
 
     async def embed(self, ask: EmbedAsk) -> Vectors:
         whose = f"{self.name}/{ask.model}"

@@ -19,6 +19,7 @@ from sidecar.providers import openai_request
 from sidecar.providers.http import NO_STREAM, head, scrubbed, transport_error
 from sidecar.providers.openai_failure import failure
 from sidecar.providers.openai_reply import Reader, reply, vectors
+from sidecar.providers.reading import check_ending
 from sidecar.providers.sse import Events, Relay
 
 if TYPE_CHECKING:
@@ -129,7 +130,9 @@ class OpenAI:
             await relay.end()
         else:
             response = await self._post("/chat/completions", body, whose)
-            await emit((reply(response.content, head(response.headers), whose, key=self._key),))
+            whole = reply(response.content, head(response.headers), whose, key=self._key)
+            await emit((whole,))
+            check_ending(whole, whose)
 
     async def embed(self, ask: EmbedAsk) -> Vectors:
         whose = f"{self.name}/{ask.model}"

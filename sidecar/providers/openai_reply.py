@@ -2,8 +2,8 @@
 
 `whose` is provider and model, for messages; `key` is struck out of them. Facts, checked against recorded exchanges: usage comes in a
 last chunk with no choices; `prompt_tokens` includes cached and cache-written tokens, `completion_tokens` includes reasoning; a forced
-tool ends with `stop`, and so does a refusal. An unknown finish reason leaves `finish` empty and `raw_finish` filled, so that the attempt
-stage takes the answer for cut and keeps its text and its price: nobody can say that such an answer is whole.
+tool ends with `stop`, and so does a refusal. A finish reason unknown to us leaves `finish` empty and `raw_finish` filled: nobody can say
+that such an answer is whole, so it ends in ProviderGarbled, but only once its usage was read too.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from msgspec import Meta, Struct
 from sidecar.call import Chunk, Finish, Head, ToolDelta, Usage, Vectors
 from sidecar.errors import ProviderGarbled
 from sidecar.providers.openai_failure import failure, garbled
+from sidecar.providers.reading import check_ending
 
 _FINISH: Mapping[str, Finish] = {
     "stop": "stop",
@@ -58,17 +59,20 @@ def reply(body: bytes, head: Head | None = None, whose: str = "openai", *, key: 
 class Reader:
     """Reads the events of one stream. It remembers what the finish reason does not tell: refusals, tool calls, their numbers."""
 
-    __slots__ = ("_calls", "_key", "_refused", "_whose")
+    __slots__ = ("_calls", "_key", "_refused", "_unknown", "_whose")
 
     def __init__(self, whose: str = "openai", key: str | None = None) -> None:
         self._whose = whose
         self._key = key
         self._refused = False
+        self._unknown = ""
         self._calls: dict[int, tuple[str, str]] = {}  # id and name of each call, by its index
 
     def __call__(self, event: bytes) -> Chunk | None:
         """One event's data. Raises ProviderGarbled for broken JSON, the class of the error for an event that carries one."""
         if event == b"[DONE]":
+            if self._unknown:
+                check_ending(Chunk(raw_finish=self._unknown), self._whose)
             return _DONE
         answer = _decoded(event, self._whose, self._key, _ANSWER)
         choice = _only(answer, self._whose)
@@ -92,6 +96,8 @@ class Reader:
             calls = (self._call(_ToolCall(index=0, function=said.function_call)),)
         raw = choice.finish_reason or ""
         finish = _FINISH.get(raw) if raw else None
+        if raw and finish is None:
+            self._unknown = raw
         if finish == "stop":
             finish = "refusal" if self._refused else "tool_calls" if self._calls else "stop"
         return Chunk(
