@@ -21,6 +21,7 @@ __all__ = [
     "Reservation",
     "Rule",
     "SimilarityIndex",
+    "TokenCounter",
 ]
 
 # --- ledger ---------------------------------------------------------------------------------------------------------------------
@@ -271,3 +272,28 @@ class SimilarityIndex:
     def dimensions(self) -> int: ...
     @property
     def capacity(self) -> int: ...
+
+# --- tokens ---------------------------------------------------------------------------------------------------------------------
+
+@final
+class TokenCounter:
+    """Counts tokens exactly as tiktoken's `encode_ordinary` does: special tokens such as <|endoftext|> are plain text.
+
+    Nothing is downloaded or loaded: the vocabularies are read-only pages of this extension, shared by all processes of a machine. A count
+    takes time in proportion to the text, whatever is in it, and lets other threads run meanwhile if the text is long (16 KiB or more).
+    A surrogate without its partner counts as U+FFFD. Counts of parts do not add up to the count of the whole.
+    """
+
+    def __new__(cls, encoding: Literal["o200k_base", "cl100k_base"]) -> TokenCounter:
+        """Give the counter of one encoding. ValueError for any other, naming the known ones."""
+
+    @property
+    def encoding(self) -> Literal["o200k_base", "cl100k_base"]: ...
+    def count(self, text: str, /) -> int:
+        """Return the number of tokens in `text`."""
+
+    def count_at_most(self, text: str, limit: int, /) -> int | None:
+        """Return the number of tokens in `text`, or None as soon as it is certain that it is over `limit`.
+
+        So the time is bounded by `limit`, however long the text is. ValueError for a limit below 0.
+        """

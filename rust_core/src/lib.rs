@@ -7,6 +7,7 @@ pub mod breaker;
 pub mod ledger;
 pub mod limiter;
 pub mod similarity;
+pub mod tokens;
 
 #[cfg(feature = "python")]
 mod py;

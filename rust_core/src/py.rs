@@ -4,6 +4,7 @@ mod breaker;
 mod ledger;
 mod limiter;
 mod similarity;
+mod tokens;
 mod whole;
 
 use pyo3::prelude::*;
@@ -19,4 +20,6 @@ mod _core {
     use super::limiter::{Exceeded, Limiter};
     #[pymodule_export]
     use super::similarity::SimilarityIndex;
+    #[pymodule_export]
+    use super::tokens::TokenCounter;
 }
