@@ -290,7 +290,7 @@ def _require_data_dir(settings: Settings) -> None:
         raise StartError(f"cannot write to {folder} (server.data_dir): {error.strerror}") from None
 
 
-async def _tell(health: HealthServicer, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
+async def _tell(health: HealthServicer, status: int) -> None:
     for service in SERVICES:
         await health.set(service, status)
 

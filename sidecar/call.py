@@ -285,8 +285,8 @@ Send = Callable[[Start | Sequence[Chunk]], Awaitable[None]]
 class Call:
     """One call on its way through the pipeline.
 
-    The door writes the first block, then each stage its own; nothing is written twice. Times are `time.monotonic()` seconds, the event loop's own clock
-    (`arrived`, `deadline`) or nanoseconds where the name says so.
+    The door writes the first block, then each stage its own; nothing is written twice. Times are `time.monotonic()` seconds (the
+    event loop's own clock: `arrived`, `begun`, `first_piece`, `deadline`), or nanoseconds where the name says so.
     """
 
     __slots__ = (

@@ -135,12 +135,14 @@ def _prompt_tokens(ask: GenerateAsk) -> int:
 
 
 def _vector(text: str, dimensions: int) -> list[float]:
-    words = text.lower().split()
+    """The sum of one random direction (plus or minus one in each dimension) per word and pair of words, at length one."""
+    words = text.lower().split() or [text]
     values = [0.0] * dimensions
-    for term in (*words, *map(" ".join, pairwise(words)), text):
-        digest = hashlib.blake2b(term.encode(), digest_size=8).digest()
-        values[int.from_bytes(digest[:4], "little") % dimensions] += 1.0 if digest[4] & 1 else -1.0
+    for term in (*words, *map(" ".join, pairwise(words))):
+        bits = int.from_bytes(hashlib.shake_128(term.encode()).digest((dimensions + 7) // 8), "little")
+        for place in range(dimensions):
+            values[place] += 1.0 if bits >> place & 1 else -1.0
     length = math.sqrt(sum(v * v for v in values))
-    if not length:
+    if not length:  # an even number of terms may cancel out
         values[0] = length = 1.0
     return [v / length for v in values]

@@ -1,0 +1,52 @@
+# make run    set up, start the sidecar with the built-in echo, show it working, go on serving
+# make test   set up what the tests need and run all of them
+# make bench  measure, and print the table of tests/bench/RESULTS.md anew
+# make check  format, lint, types, layers, the seam to Rust, the contract
+SHELL := /bin/sh
+PYTHON ?= python3
+BIN := .venv/bin
+RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust_core -name '*.rs' -o -name '*.toml' -o -path 'rust_core/data/*')
+
+.PHONY: run test bench check format rust python clean
+
+run: .venv/.run
+	@$(BIN)/python tools/demo.py
+
+test: rust python
+
+rust: .venv/.dev
+	cargo test --quiet --package sidecar-core
+
+python: .venv/.dev
+	tools/get_grpcurl.sh
+	$(BIN)/python -m pytest -q
+
+bench: .venv/.dev
+	$(BIN)/python -m tests.bench
+
+check: .venv/.dev
+	cargo fmt --all --check
+	cargo clippy --quiet --all-features --all-targets -- -D warnings
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest sidecar._core
+	$(BIN)/lint-imports
+	tools/check_proto.sh
+
+format:
+	cargo fmt --all
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# One environment; the stamps say what it was made for. The extension is built in release mode by maturin.
+.venv/.run: pyproject.toml $(RUST_SOURCES)
+	@tools/setup.sh all "$(PYTHON)"
+	@touch $@
+
+.venv/.dev: pyproject.toml $(RUST_SOURCES)
+	@tools/setup.sh dev "$(PYTHON)"
+	@touch $@ .venv/.run
+
+clean:
+	rm -rf .venv target .tools sidecar/_core*.so
