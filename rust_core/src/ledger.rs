@@ -7,21 +7,21 @@
 //! Money is nano-USD. Time is nanoseconds of the Unix clock. Sums are checked: one that would pass `MAX_AMOUNT` changes nothing.
 
 pub mod account;
+mod ids;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::fmt;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
 use account::{Account, Window};
 pub use account::{Amount, MAX_AMOUNT, Mode, Rule, Unit};
+use ids::{How, IdHasher, Settled};
 
 /// Expired reservations that can still be posted or voided; beyond that the oldest is forgotten, so a caller that never settles
-/// cannot fill the memory (about 150 bytes each with five accounts).
+/// cannot fill the memory (about 200 bytes each with five accounts).
 pub const EXPIRED_KEPT: usize = 65_536;
-/// How far back an error can say whether an id was posted or voided.
-const SETTLED_KEPT: usize = 16_384;
 /// Accounts looked at by one `expire` in search of idle ones: bounded, so that a million tenants never make a pause.
 const SWEPT: usize = 256;
 
@@ -199,7 +199,7 @@ impl Ledger {
             account.unhold(hold.window);
         }
         self.pending -= usize::from(!open.is_expired);
-        self.settled.remember(id, self.last_id, POSTED);
+        self.settled.remember(id, self.last_id, How::Posted);
         Ok(Posting { overrun, late: open.is_expired || now_ns >= open.expires_at_ns, warnings })
     }
 
@@ -207,7 +207,7 @@ impl Ledger {
     pub fn void(&mut self, id: u64) -> Result<(), LedgerError> {
         let open = self.open.remove(&id).ok_or_else(|| self.missing(id))?;
         self.end(&open);
-        self.settled.remember(id, self.last_id, VOIDED);
+        self.settled.remember(id, self.last_id, How::Voided);
         Ok(())
     }
 
@@ -301,7 +301,7 @@ impl Ledger {
         let id = self.expired.pop_front().expect("called with one too many");
         if let Some(open) = self.open.remove(&id) {
             self.end(&open);
-            self.settled.remember(id, self.last_id, FORGOTTEN);
+            self.settled.remember(id, self.last_id, How::Forgotten);
         }
     }
 
@@ -357,52 +357,21 @@ fn balance(rule: &Rule, window: &Window) -> Balance {
     }
 }
 
-const POSTED: u8 = 1;
-const VOIDED: u8 = 2;
-const FORGOTTEN: u8 = 3;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// How the latest ids ended, for error messages only: one byte each in a ring.
-#[derive(Default)]
-struct Settled {
-    ring: Vec<u8>,
-}
-
-impl Settled {
-    fn remember(&mut self, id: u64, last_id: u64, how: u8) {
-        if self.ring.is_empty() {
-            self.ring = vec![0; SETTLED_KEPT];
+    #[test]
+    fn settled_reservations_leave_nothing_behind_before_their_time() {
+        let rule =
+            Rule { limit_nano_usd: None, limit_tokens: None, window_ns: 10, window_offset_ns: 0, warn_percent: 80, mode: Mode::Warn };
+        let mut ledger = Ledger::new();
+        for now_ns in 0..10_000 {
+            let ask = Amount { nano_usd: 1, tokens: 1 };
+            assert!(matches!(ledger.reserve(&[("a", rule)], ask, u64::MAX, now_ns), Ok(Outcome::Reserved(_))));
+            ledger.post(now_ns + 1, ask, now_ns).unwrap();
         }
-        if last_id - id < SETTLED_KEPT as u64 {
-            self.ring[(id % SETTLED_KEPT as u64) as usize] = how;
-        }
-    }
-
-    fn how(&self, id: u64, last_id: u64) -> &'static str {
-        if last_id - id >= SETTLED_KEPT as u64 {
-            return "settled, long ago";
-        }
-        match self.ring[(id % SETTLED_KEPT as u64) as usize] {
-            POSTED => "posted",
-            VOIDED => "voided",
-            _ => "expired, and forgotten since",
-        }
-    }
-}
-
-/// Ids count upwards and are ours, so no caller can choose colliding ones; a multiplication spreads them.
-#[derive(Default)]
-struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("only u64 keys");
-    }
-
-    fn write_u64(&mut self, id: u64) {
-        self.0 = id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
+        assert!(ledger.deadlines.len() <= 65, "{} deadlines of nothing", ledger.deadlines.len());
+        assert!(ledger.open.is_empty() && ledger.slots[0].as_ref().is_some_and(|account| account.older.is_empty()));
     }
 }
