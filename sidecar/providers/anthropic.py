@@ -114,7 +114,7 @@ class Anthropic:
                 return
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise failure(response.status_code, response.headers, await response.aread(), whose=whose, key=self._key)
-            await self._read(response, AnswerStream(Events(), chunk, _StreamedCalls(), emit, whose), said, whose)
+            await self._read(response, AnswerStream(Events(), chunk, StreamedCalls(), emit, whose), said, whose)
         finally:
             await response.aclose()
 
@@ -127,7 +127,7 @@ class Anthropic:
                 _PATH, cast_to=self._cast_to, content=msgspec.json.encode(body), options={"headers": headers}, stream=stream
             )
         except Exception as error:
-            raise self._meant(error, whose) from error
+            raise self.meant(error, whose) from error
 
     async def _read(self, response: httpx2.Response, stream: AnswerStream, said: Head, whose: str) -> None:
         pieces = response.aiter_raw()
@@ -142,16 +142,20 @@ class Anthropic:
             begun = True
             await stream.received(data, said)
 
-    def _meant(self, error: Exception, whose: str) -> ProviderError:
+    def meant(self, error: Exception, whose: str) -> ProviderError:
         import anthropic
 
         if isinstance(error, anthropic.APIStatusError):
             response = error.response
             return failure(response.status_code, response.headers, response.content, whose=whose, key=self._key)
+        # Around a transport's exception the SDK puts one of its own, which says less.
+        lower = error.__cause__ if isinstance(error, anthropic.APIConnectionError) else None
         try:
-            return transport_error(error, whose, key=self._key)
-        except anthropic.AnthropicError:
-            kind = next(EXCEPTIONS[base.__name__] for base in type(error).__mro__ if base.__name__ in EXCEPTIONS)
+            return transport_error(lower or error, whose, key=self._key)
+        except Exception:
+            kind = next((EXCEPTIONS[base.__name__] for base in type(error).__mro__ if base.__name__ in EXCEPTIONS), None)
+            if kind is None:
+                raise
             return kind(f"{whose}: {type(error).__name__}: {scrubbed(str(error), self._key)}")
 
     async def embed(self, ask: EmbedAsk) -> Vectors:
@@ -178,7 +182,7 @@ EXCEPTIONS: Final[dict[str, type[ProviderError]]] = {
 }
 
 
-class _StreamedCalls:
+class StreamedCalls:
     """The tool calls of one stream: what chunk by chunk cannot be known.
 
     A tool without parameters gets no piece at all, where JSON text of an object is owed; pieces for blocks that are no tool of ours

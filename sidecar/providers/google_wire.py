@@ -1,0 +1,307 @@
+"""Google's Gemini API in our words: the bodies to send, one whole reply, one stream event, vectors, one failure. Pure, no network.
+
+Facts that shape this file (ai.google.dev, API reference; types of google-genai 3.4; exchanges recorded by others):
+every `usageMetadata` is the whole account so far, a missing figure is zero; `promptTokenCount` includes cached tokens,
+`candidatesTokenCount` excludes thoughts; a function call comes whole, often without an id; a stream has no closing event, its last
+candidate has a `finishReason`; a blocked prompt has no candidates at all; a wrong key is HTTP 400.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw, Struct, field
+
+from sidecar.call import (
+    Chunk,
+    EmbedAsk,
+    Feature,
+    Finish,
+    GenerateAsk,
+    Head,
+    Image,
+    Part,
+    Text,
+    ToolCall,
+    ToolChoice,
+    ToolDelta,
+    Usage,
+    Vectors,
+)
+from sidecar.errors import ProviderError, ProviderGarbled
+from sidecar.providers import turns
+from sidecar.providers.google_failure import failure
+from sidecar.providers.tool_calls import WholeCalls, made_id
+
+__all__ = ["FEATURES", "FINISHES", "chunk", "embed_request", "failure", "model_path", "reply", "request", "vectors"]
+
+# Not image_url: Google fetches only what has been uploaded to it, or wants the type beside the address. Not strict_tools: no such field.
+FEATURES: Final[frozenset[Feature]] = frozenset(
+    {
+        "generate",
+        "embed",
+        "system",
+        "image",
+        "tools",
+        "tool_choice",
+        "json_object",
+        "json_schema",
+        "strict_schema",
+        "stop",
+        "seed",
+        "sampling",
+        "dimensions",
+    }
+)
+
+# What is missing here (OTHER, MALFORMED_FUNCTION_CALL, UNEXPECTED_TOOL_CALL, MISSING_THOUGHT_SIGNATURE, MALFORMED_RESPONSE, NO_IMAGE, ...)
+# is no whole answer.
+FINISHES: Final[dict[str, Finish]] = {
+    "STOP": "stop",
+    "MAX_TOKENS": "length",
+    "CONTINUATION": "length",
+    "TOO_MANY_TOOL_CALLS": "length",  # the provider's own tool loop hit its limit
+    "SAFETY": "content_filter",
+    "RECITATION": "content_filter",
+    "LANGUAGE": "content_filter",
+    "BLOCKLIST": "content_filter",
+    "PROHIBITED_CONTENT": "content_filter",
+    "SPII": "content_filter",
+    "IMAGE_SAFETY": "content_filter",
+    "IMAGE_PROHIBITED_CONTENT": "content_filter",
+    "IMAGE_RECITATION": "content_filter",
+    "ESCALATION": "content_filter",
+    "MODEL_ARMOR": "content_filter",
+}
+
+_CALLING_MODES: Final = {"auto": "AUTO", "none": "NONE", "required": "ANY", "tool": "ANY"}
+
+# Gemini 3 and later refuse a conversation whose function calls lack the signature they came with, and our conversation has no place
+# for it. This value is Google's documented way to say so; the model answers without its earlier thoughts.
+_NO_SIGNATURE: Final = "skip_thought_signature_validator"
+_UNSIGNED: Final = ("gemini-1", "gemini-2")
+
+
+def model_path(model: str) -> str:
+    """The model as paths and bodies name it."""
+    return model if "/" in model else f"models/{model}"
+
+
+def request(ask: GenerateAsk) -> dict[str, Any]:
+    """The body of POST {model}:generateContent and :streamGenerateContent, which name the model. Raises ProviderRejected."""
+    signed = not model_path(ask.model).rpartition("/")[2].startswith(_UNSIGNED)
+    body: dict[str, Any] = {
+        "contents": [
+            {"role": "user" if who == "user" else "model", "parts": _parts(parts, signed)}
+            for who, parts in turns.speaking_turns(ask.messages)
+        ],
+        "generationConfig": _config(ask),
+    }
+    if system := turns.system_texts(ask.messages):
+        body["systemInstruction"] = {"parts": [{"text": text} for text in system]}
+    if ask.tools:
+        body["tools"] = [
+            {
+                "functionDeclarations": [
+                    {"name": t.name, "description": t.description} | ({"parametersJsonSchema": t.parameters} if t.parameters else {})
+                    for t in ask.tools
+                ]
+            }
+        ]
+        if ask.tool_choice is not None:
+            body["toolConfig"] = {"functionCallingConfig": _calling(ask.tool_choice)}
+    return turns.with_options(body, ask.options)
+
+
+def _config(ask: GenerateAsk) -> dict[str, Any]:
+    config: dict[str, Any] = {"maxOutputTokens": ask.max_output_tokens}
+    if ask.temperature is not None:
+        config["temperature"] = ask.temperature
+    if ask.top_p is not None:
+        config["topP"] = ask.top_p
+    if ask.stop:
+        config["stopSequences"] = list(ask.stop)
+    if ask.seed is not None:
+        config["seed"] = ask.seed
+    if ask.response_format is not None and ask.response_format.kind != "text":
+        config["responseMimeType"] = "application/json"
+        if ask.response_format.kind == "json_schema":
+            config["responseJsonSchema"] = ask.response_format.schema
+    return config
+
+
+def _calling(choice: ToolChoice) -> dict[str, Any]:
+    mode = {"mode": _CALLING_MODES[choice.mode]}
+    return {**mode, "allowedFunctionNames": [choice.name]} if choice.mode == "tool" else mode
+
+
+def _parts(parts: list[Part], signed: bool) -> list[dict[str, Any]]:
+    said = [_part(part) for part in parts]
+    if signed and (first := next((one for one in said if "functionCall" in one), None)) is not None:
+        first["thoughtSignature"] = _NO_SIGNATURE
+    return said
+
+
+def _part(part: Part) -> dict[str, Any]:
+    if isinstance(part, Text):
+        return {"text": part.text}
+    if isinstance(part, Image):
+        return {"inlineData": {"mimeType": part.mime_type, "data": base64.b64encode(part.data).decode()}}
+    if isinstance(part, ToolCall):
+        return {"functionCall": {"id": part.id, "name": part.name, "args": turns.object_of(part)}}
+    answer = {"error" if part.is_error else "output": part.content}
+    return {"functionResponse": {"id": part.tool_call_id, "name": part.name, "response": answer}}
+
+
+def embed_request(ask: EmbedAsk) -> dict[str, Any]:
+    """The body of POST {model}:batchEmbedContents: a request per input, `options` laid over each of them."""
+    path = model_path(ask.model)
+    shape = {} if ask.dimensions is None else {"outputDimensionality": ask.dimensions}
+    return {
+        "requests": [
+            turns.with_options({"model": path, "content": {"parts": [{"text": text}]}, **shape}, ask.options) for text in ask.inputs
+        ]
+    }
+
+
+class _Call(Struct):
+    name: str
+    id: str = ""
+    args: Raw = Raw(b"{}")
+
+
+class _Part(Struct, rename="camel"):
+    text: str = ""
+    thought: bool = False
+    function_call: _Call | None = None
+
+
+class _Content(Struct):
+    parts: list[_Part] = field(default_factory=list)
+
+
+class _Candidate(Struct, rename="camel"):
+    content: _Content | None = None
+    finish_reason: str = ""
+
+
+class _Account(Struct, rename="camel"):
+    prompt_token_count: int = 0
+    cached_content_token_count: int = 0
+    candidates_token_count: int = 0
+    thoughts_token_count: int = 0
+    tool_use_prompt_token_count: int = 0
+
+
+class _Feedback(Struct, rename="camel"):
+    block_reason: str = ""
+
+
+class _Answer(Struct, rename="camel"):
+    candidates: list[_Candidate] = field(default_factory=list)
+    prompt_feedback: _Feedback | None = None
+    usage_metadata: _Account | None = None
+    model_version: str = ""
+    response_id: str = ""
+    error: Raw = Raw(b"")
+
+
+class _Vector(Struct):
+    values: list[float]
+
+
+class _Embedded(Struct, rename="camel"):
+    embeddings: list[_Vector]
+    usage_metadata: _Account | None = None
+
+
+_read_answer = msgspec.json.Decoder(_Answer).decode
+_read_embedded = msgspec.json.Decoder(_Embedded).decode
+
+
+def reply(body: bytes) -> Chunk:
+    """A whole answer. Raises ProviderGarbled, or the class of an error sent under HTTP 200."""
+    read = chunk(body)
+    if not read.last:
+        raise ProviderGarbled("Google's answer has neither a finish reason nor a reason for blocking the prompt")
+    return WholeCalls()(read)
+
+
+def chunk(event: bytes) -> Chunk:
+    """One event's data. Raises ProviderGarbled, or the class of an error event."""
+    try:
+        answer = _read_answer(event)
+    except msgspec.DecodeError as error:
+        raise _unreadable(event, error) from error
+    if bytes(answer.error):
+        raise failure(200, {}, event)
+    usage = _usage(answer.usage_metadata)
+    head = Head(request_id=answer.response_id) if answer.response_id else None
+    if not answer.candidates:
+        blocked = answer.prompt_feedback.block_reason if answer.prompt_feedback is not None else ""
+        if blocked:
+            return Chunk(finish="content_filter", raw_finish=blocked, usage=usage, model=answer.model_version, head=head, last=True)
+        if usage is None:
+            raise ProviderGarbled("Google's answer has no candidates, no usage and no reason for blocking the prompt")
+        return Chunk(usage=usage, model=answer.model_version, head=head)
+    candidate = answer.candidates[0]
+    parts = candidate.content.parts if candidate.content is not None else []
+    calls = [part.function_call for part in parts if part.function_call is not None]
+    return Chunk(
+        text="".join(p.text for p in parts if not p.thought),
+        reasoning="".join(p.text for p in parts if p.thought),
+        tool_calls=tuple(_delta(call, i, answer.response_id) for i, call in enumerate(calls)),
+        finish=FINISHES.get(candidate.finish_reason),
+        raw_finish=candidate.finish_reason,
+        usage=usage,
+        model=answer.model_version,
+        head=head,
+        last=bool(candidate.finish_reason),
+    )
+
+
+def _delta(call: _Call, index: int, response_id: str) -> ToolDelta:
+    arguments = bytes(call.args).decode()
+    return ToolDelta(index=index, id=call.id or made_id(response_id, str(index), call.name, arguments), name=call.name, arguments=arguments)
+
+
+def _unreadable(event: bytes, error: msgspec.DecodeError) -> ProviderError:
+    """Without `alt=sse` Google sends errors as an array of one, and a proxy may have taken that away."""
+    if event.lstrip().startswith(b"[") and (meant := failure(200, {}, event)).code:
+        return meant
+    return ProviderGarbled(f"Google sent something that is no answer: {error}")
+
+
+def _usage(account: _Account | None) -> Usage | None:
+    if account is None:
+        return None
+    cached = account.cached_content_token_count
+    return Usage(
+        input_tokens=max(account.prompt_token_count - cached, 0) + account.tool_use_prompt_token_count,
+        cached_input_tokens=cached,
+        output_tokens=account.candidates_token_count,
+        reasoning_tokens=account.thoughts_token_count,
+    )
+
+
+def vectors(body: bytes) -> Vectors:
+    """An answer of batchEmbedContents, every vector of length 1: shortened ones come as the cut beginning of a longer one.
+
+    Raises ProviderGarbled.
+    """
+    try:
+        answer = _read_embedded(body)
+    except msgspec.DecodeError as error:
+        raise ProviderGarbled(f"Google's answer has no embeddings: {error}") from error
+    usage = Usage() if answer.usage_metadata is None else Usage(input_tokens=answer.usage_metadata.prompt_token_count, output_tokens=0)
+    return Vectors(vectors=[_unit(one.values) for one in answer.embeddings], usage=usage)
+
+
+def _unit(vector: list[float]) -> list[float]:
+    length = math.hypot(*vector)
+    if length == 0 or abs(length - 1) < 1e-4:
+        return vector
+    return [figure / length for figure in vector]
