@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import grpc
 from aiohttp import web
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
+from prometheus_client import CollectorRegistry
 
 from sidecar import VERSION
 from sidecar._core import Ledger
@@ -37,7 +38,7 @@ from sidecar.policies.budgets import Budgets
 from sidecar.policies.models import Preferences
 from sidecar.policies.quotas import Quotas
 from sidecar.providers import Provider
-from sidecar.settings import ProviderSettings, Settings
+from sidecar.settings import ProviderSettings, Server, Settings
 from sidecar.store.answers import Answers
 from sidecar.v1 import llm_pb2, llm_pb2_grpc, ops_pb2, ops_pb2_grpc
 
@@ -78,73 +79,126 @@ async def _serve(settings: Settings) -> int:
     log = Log(settings.logging.level)
     catalog = load_catalog(settings, datetime.now(UTC).date())
     _require_data_dir(settings)
-    server = _server(settings)
-    health = HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    await _tell(health, health_pb2.HealthCheckResponse.NOT_SERVING)
-    providers = await connect_all(settings, catalog, log)
-    engine = make_engine(settings, catalog, providers, log)
-    calls = Calls(engine.meter.metrics.in_flight)
-    loop = asyncio.get_running_loop()
-    serving = asyncio.Event()
-
-    def drain() -> int:
-        serving.clear()
-        telling = loop.create_task(_tell(health, health_pb2.HealthCheckResponse.NOT_SERVING))
-        background.add(telling)
-        telling.add_done_callback(background.discard)
-        return calls.drain()
-
-    background: set[asyncio.Task[None]] = set()
-    notices = (*settings.notices, *catalog.notices)
-    llm_pb2_grpc.add_LLMServiceServicer_to_server(LLMService(engine, calls), server)
-    ops_pb2_grpc.add_OpsServiceServicer_to_server(OpsService(engine, calls, drain, notices), server)
-    if settings.server.reflection:
-        from grpc_reflection.v1alpha import reflection
-
-        reflection.enable_server_reflection(
-            (*SERVICES[1:], health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
-        )
-    listening = _bind(server, settings)
-    probes = await _open_probes(settings, engine, serving)
-    stop = _Stop(loop)
+    engine = make_engine(settings, catalog, log)
+    doors = _Doors(engine, (*settings.notices, *catalog.notices))
     try:
-        await server.start()
+        await doors.open()
+        await connect_all(engine)
         await warm_up(engine)
-        for notice in notices:
-            log.write("warning", notice)
-        serving.set()
-        await _tell(health, health_pb2.HealthCheckResponse.SERVING)
-        log.write("info", "serving", version=VERSION, environment=settings.profile.name, listen=listening, providers=sorted(providers))
-        housekeeping = loop.create_task(_keep_house(engine))
-        background.add(housekeeping)
-        await stop.asked()
-        log.write("info", "draining", calls_in_flight=drain(), grace_ms=settings.server.grace_ms)
-        await _finish(calls, settings.server.grace_ms / 1000, log)
-        housekeeping.cancel()
+        await doors.serve()
+        log.write(
+            "info", "serving", version=VERSION, environment=settings.profile.name, listen=doors.bound, providers=sorted(engine.providers)
+        )
+        await _until_stopped(engine, doors)
     finally:
-        await server.stop(grace=_LAST_WORDS_S)
-        if probes is not None:
-            await probes.cleanup()
-        for provider in providers.values():
+        await doors.close()
+        for provider in engine.providers.values():
             await provider.close()
         log.write("info", "stopped")
         log.flush()
     return 0
 
 
+async def _until_stopped(engine: Engine, doors: _Doors) -> None:
+    """SIGTERM or SIGINT: an orderly end. A second one: an end at once."""
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+
+    def signalled() -> None:
+        if asked.is_set():
+            os._exit(143)  # whoever signals twice wants it gone, whatever hangs
+        asked.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled)
+    housekeeping = loop.create_task(_keep_house(engine))
+    await asked.wait()
+    housekeeping.cancel()
+    grace_ms = engine.settings.server.grace_ms
+    engine.meter.log.write("info", "draining", calls_in_flight=await doors.drain(), grace_ms=grace_ms)
+    await doors.finish(grace_ms / 1000)
+
+
+class _Doors:
+    """The gRPC server and the operations port: opened first, so that probes have somebody to ask while providers are imported."""
+
+    def __init__(self, engine: Engine, notices: tuple[str, ...]) -> None:
+        self._engine = engine
+        self._settings = engine.settings.server
+        self._notices = notices
+        self._calls = Calls(engine.meter.metrics.in_flight)
+        self._health = HealthServicer()
+        self._server = _server(self._settings.max_message_bytes)
+        self._probes: web.AppRunner | None = None
+        self.bound: list[str] = []
+
+    async def open(self) -> None:
+        """Listen, and say NOT_SERVING. Raises StartError where an address is taken."""
+        server = self._server
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        llm_pb2_grpc.add_LLMServiceServicer_to_server(LLMService(self._engine, self._calls), server)
+        ops_pb2_grpc.add_OpsServiceServicer_to_server(OpsService(self._engine, self._calls, self.drain, self._notices), server)
+        if self._settings.reflection:
+            from grpc_reflection.v1alpha import reflection
+
+            names = (*SERVICES[1:], health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
+        self.bound = _bind(server, self._settings)
+        await self._tell(health_pb2.HealthCheckResponse.NOT_SERVING)
+        if self._settings.ops_listen:
+            self._probes = await _open_probes(self._settings.ops_listen, self._engine.meter.metrics.registry, self._is_serving)
+        await server.start()
+
+    async def serve(self) -> None:
+        """Take calls, and say so."""
+        for notice in self._notices:
+            self._engine.meter.log.write("warning", notice)
+        self._calls.ready = True
+        await self._tell(health_pb2.HealthCheckResponse.SERVING)
+
+    async def drain(self) -> int:
+        """Take no new calls, and say so. Returns how many are still being answered."""
+        in_flight = self._calls.drain()
+        await self._tell(health_pb2.HealthCheckResponse.NOT_SERVING)
+        return in_flight
+
+    async def finish(self, grace_s: float) -> None:
+        """Let calls in flight end; after the grace period end them with what they have."""
+        log = self._engine.meter.log
+        try:
+            await asyncio.wait_for(self._calls.idle(), grace_s)
+        except TimeoutError:
+            log.write("warning", "grace period over", calls_ended=self._calls.end_all())
+            try:
+                await asyncio.wait_for(self._calls.idle(), _LAST_WORDS_S)
+            except TimeoutError:
+                log.write("error", "calls did not end", calls=len(self._calls))
+
+    async def close(self) -> None:
+        await self._server.stop(grace=_LAST_WORDS_S)
+        if self._probes is not None:
+            await self._probes.cleanup()
+
+    def _is_serving(self) -> bool:
+        return self._calls.ready and not self._calls.draining
+
+    async def _tell(self, status: int) -> None:
+        for service in SERVICES:
+            await self._health.set(service, status)
+
+
 # --- parts ----------------------------------------------------------------------------------------------------------------------
 
 
-def make_engine(settings: Settings, catalog: Catalog, providers: dict[str, Provider], log: Log) -> Engine:
-    """Everything the stages work with, from settings and connected providers."""
+def make_engine(settings: Settings, catalog: Catalog, log: Log) -> Engine:
+    """Everything the stages work with; its providers are connected later."""
     breakers = Breakers(settings)
     metrics = Metrics(catalog.nodes, lambda: breakers.states(time.monotonic_ns()))
     return Engine(
         settings=settings,
         catalog=catalog,
-        providers=providers,
-        preferences=Preferences(settings, catalog, frozenset(providers) - {"echo"}),
+        providers={},
+        preferences=Preferences(settings, catalog, settings.configured),
         budgets=Budgets(settings.limits),
         ledger=Ledger(),
         breakers=breakers,
@@ -157,14 +211,16 @@ def make_engine(settings: Settings, catalog: Catalog, providers: dict[str, Provi
     )
 
 
-async def connect_all(settings: Settings, catalog: Catalog, log: Log) -> dict[str, Provider]:
+async def connect_all(engine: Engine) -> None:
     """Connect every configured provider, SDKs imported in threads, and the echo. Raises SettingsError naming a missing package."""
-    wanted = [p for p in settings.providers.values() if p.name in settings.configured and p.kind != "echo"]
-    connected = await asyncio.gather(*(_connect(p) for p in (*wanted, ProviderSettings(name="echo", kind="echo"))))
-    for provider in settings.providers.values():
-        if provider.name not in settings.configured and provider.kind != "echo":
-            log.write("warning", f"provider {provider.name} is skipped: it has no {'base URL' if provider.kind == 'compatible' else 'key'}")
-    return {provider.name: provider for provider in connected}
+    settings = engine.settings
+    wanted = [p for p in settings.providers.values() if p.name in settings.configured]
+    for provider in await asyncio.gather(*(_connect(p) for p in (*wanted, ProviderSettings(name="echo", kind="echo")))):
+        engine.providers[provider.name] = provider
+    for skipped in settings.providers.values():
+        if skipped.name not in settings.configured and skipped.kind != "echo":
+            missing = "base URL" if skipped.kind == "compatible" else "key"
+            engine.meter.log.write("warning", f"provider {skipped.name} is skipped: it has no {missing}")
 
 
 async def _connect(settings: ProviderSettings) -> Provider:
@@ -235,11 +291,10 @@ async def _ask_once(provider: Provider, catalog: Catalog) -> str:
     return f"{model.id} answered"
 
 
-def _server(settings: Settings) -> grpc.aio.Server:
-    most = settings.server.max_message_bytes
+def _server(max_message_bytes: int) -> grpc.aio.Server:
     return grpc.aio.server(
         options=(
-            ("grpc.max_receive_message_length", most),
+            ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),  # a taken port is an error, not a second sidecar that gets half of the calls
             ("grpc.keepalive_permit_without_calls", 1),
@@ -248,11 +303,11 @@ def _server(settings: Settings) -> grpc.aio.Server:
     )
 
 
-def _bind(server: grpc.aio.Server, settings: Settings) -> list[str]:
+def _bind(server: grpc.aio.Server, settings: Server) -> list[str]:
     """Open the gRPC doors. Returns their addresses. Raises StartError in one line."""
-    addresses = [settings.server.listen] if settings.server.listen else []
-    if settings.server.socket:
-        addresses.append(f"unix:{settings.server.socket}")
+    addresses = [settings.listen] if settings.listen else []
+    if settings.socket:
+        addresses.append(f"unix:{settings.socket}")
     bound = []
     for address in addresses:
         try:
@@ -263,17 +318,15 @@ def _bind(server: grpc.aio.Server, settings: Settings) -> list[str]:
     return bound
 
 
-async def _open_probes(settings: Settings, engine: Engine, serving: asyncio.Event) -> web.AppRunner | None:
-    if not settings.server.ops_listen:
-        return None
-    host, _, port = settings.server.ops_listen.rpartition(":")
-    runner = web.AppRunner(application(engine.meter.metrics.registry, serving.is_set), access_log=None)
+async def _open_probes(address: str, registry: CollectorRegistry, ready: Callable[[], bool]) -> web.AppRunner:
+    host, _, port = address.rpartition(":")
+    runner = web.AppRunner(application(registry, ready), access_log=None)
     await runner.setup()
     try:
         await web.TCPSite(runner, host.strip("[]"), int(port)).start()
     except OSError as error:
         await runner.cleanup()
-        raise StartError(f"cannot listen on {settings.server.ops_listen} (server.ops_listen): {error.strerror}") from None
+        raise StartError(f"cannot listen on {address} (server.ops_listen): {error.strerror}") from None
     return runner
 
 
@@ -288,40 +341,6 @@ def _require_data_dir(settings: Settings) -> None:
         probe.unlink()
     except OSError as error:
         raise StartError(f"cannot write to {folder} (server.data_dir): {error.strerror}") from None
-
-
-async def _tell(health: HealthServicer, status: int) -> None:
-    for service in SERVICES:
-        await health.set(service, status)
-
-
-class _Stop:
-    """SIGTERM and SIGINT: the first asks for an orderly end, the second ends at once."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._asked = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signal)
-
-    def _signal(self) -> None:
-        if self._asked.is_set():
-            os._exit(143)  # whoever signals twice wants it gone, whatever hangs
-        self._asked.set()
-
-    async def asked(self) -> None:
-        await self._asked.wait()
-
-
-async def _finish(calls: Calls, grace_s: float, log: Log) -> None:
-    """Let calls in flight end; after the grace period end them with what they have."""
-    try:
-        await asyncio.wait_for(calls.idle(), grace_s)
-    except TimeoutError:
-        log.write("warning", "grace period over", calls_ended=calls.end_all())
-        try:
-            await asyncio.wait_for(calls.idle(), _LAST_WORDS_S)
-        except TimeoutError:
-            log.write("error", "calls did not end", calls=len(calls))
 
 
 async def _keep_house(engine: Engine) -> None:

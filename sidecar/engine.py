@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -30,7 +30,7 @@ class Engine(Struct, frozen=True):
 
     settings: Settings
     catalog: Catalog
-    providers: Mapping[str, Provider]
+    providers: dict[str, Provider]  # filled in while the process starts, before the first call
     preferences: Preferences
     budgets: Budgets
     ledger: Ledger

@@ -9,6 +9,7 @@
     ├── Refused                     the sidecar said no before any provider was asked
     │   ├── BudgetExceeded          an account has not enough left
     │   ├── RateLimited             more requests or tokens per minute than settings allow
+    │   ├── NotReady                the process has started and does not answer yet
     │   ├── Draining                the process is about to stop
     │   ├── NotCached               the caller wants a cached answer only, and there is none
     │   └── NoCandidate             no configured provider serves this node
@@ -108,6 +109,11 @@ class BudgetExceeded(Refused):
 
 class RateLimited(Refused):
     reason = "RATE_LIMITED"
+    retryable = True
+
+
+class NotReady(Refused):
+    reason = "NOT_READY"
     retryable = True
 
 

@@ -89,9 +89,8 @@ def stream(stub: llm_pb2_grpc.LLMServiceStub) -> None:
 def embed(stub: llm_pb2_grpc.LLMServiceStub) -> None:
     vectors = stub.Embed(llm_pb2.EmbedRequest(inputs=["one text", "another text"]), timeout=60)
     numbers = [round(value, 3) for value in vectors.vectors[0].values[:4]]
-    print(
-        f"\nEmbed     {len(vectors.vectors)} vectors of {len(vectors.vectors[0].values)} numbers, the first: {json.dumps(numbers)[:-1]}, ...]"
-    )
+    count, length = len(vectors.vectors), len(vectors.vectors[0].values)
+    print(f"\nEmbed     {count} vectors of {length} numbers, the first: {json.dumps(numbers)[:-1]}, ...]")
     print(f"          {receipt(vectors)}")
 
 

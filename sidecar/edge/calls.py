@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from prometheus_client import Gauge
 
 from sidecar.call import Call
-from sidecar.errors import Draining
+from sidecar.errors import Draining, NotReady
 
 
 class Calls:
@@ -20,6 +20,7 @@ class Calls:
         self._gauge = in_flight
         self._idle = asyncio.Event()
         self._idle.set()
+        self.ready = False
         self.draining = False
 
     def __len__(self) -> int:
@@ -27,9 +28,11 @@ class Calls:
 
     @contextmanager
     def of(self, call: Call) -> Iterator[None]:
-        """Count the call while it runs. Raises Draining when no new calls are taken."""
+        """Count the call while it runs. Raises NotReady before the first and Draining after the last that is taken."""
         if self.draining:
             raise Draining("the sidecar is stopping and takes no new calls; call again: another one answers", retry_after_ms=1000)
+        if not self.ready:
+            raise NotReady("the sidecar is starting; try again after a moment, or wait for health to say SERVING", retry_after_ms=500)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  (a coroutine always runs in one)
         self._tasks[call] = task

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -26,7 +26,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class OpsService(ops_pb2_grpc.OpsServiceServicer):
     """Reads what is there; `drain` is the app's, because health has to follow."""
 
-    def __init__(self, engine: Engine, calls: Calls, drain: Callable[[], int], notices: tuple[str, ...]) -> None:
+    def __init__(self, engine: Engine, calls: Calls, drain: Callable[[], Awaitable[int]], notices: tuple[str, ...]) -> None:
         self._engine = engine
         self._calls = calls
         self._drain = drain
@@ -115,7 +115,7 @@ class OpsService(ops_pb2_grpc.OpsServiceServicer):
         return views
 
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:  # noqa: N802
-        return pb.DrainResponse(calls_in_flight=self._drain())
+        return pb.DrainResponse(calls_in_flight=await self._drain())
 
 
 def _candidate(candidate: Candidate) -> pb.Candidate:

@@ -74,6 +74,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL. A defect of the sidecar. Report it with the call's id."""
     ERROR_REASON_NOT_CACHED: _ErrorReason.ValueType  # 23
     """NOT_FOUND. `cache.mode` is ONLY and nothing fits. Ask with another mode."""
+    ERROR_REASON_NOT_READY: _ErrorReason.ValueType  # 24
+    """UNAVAILABLE. The sidecar is starting. Try again after a moment, or wait for health to say SERVING."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason a call can fail for. ErrorInfo.reason carries the name without prefix; ErrorInfo.domain is `llm-sidecar`."""
@@ -126,6 +128,8 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 22
 """INTERNAL. A defect of the sidecar. Report it with the call's id."""
 ERROR_REASON_NOT_CACHED: ErrorReason.ValueType  # 23
 """NOT_FOUND. `cache.mode` is ONLY and nothing fits. Ask with another mode."""
+ERROR_REASON_NOT_READY: ErrorReason.ValueType  # 24
+"""UNAVAILABLE. The sidecar is starting. Try again after a moment, or wait for health to say SERVING."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
@@ -145,7 +149,9 @@ class Partial(_message.Message):
     id: _builtins.str
     """The call's id."""
     text: _builtins.str
-    """The text so far. A stream's reader has seen all of it but, at most, the last pieces."""
+    """The text so far, at most its first 2,048 characters (HTTP/2 peers refuse large trailers); then it ends with `…`. A stream's
+    reader has seen all of it already.
+    """
     model: _builtins.str
     """The model that was answering. Empty: none had begun."""
     provider: _builtins.str
