@@ -36,8 +36,8 @@ class Tool(Struct, frozen=True):
 class Say(Struct, frozen=True):
     """An answer. Delays are in milliseconds, before each text piece; a unary reply waits `first_delay_ms` and joins the pieces.
 
-    `finish` is stop, length, tool_calls, content_filter or refusal; `raw_finish` replaces the provider's word for it. `cut` breaks the stream
-    after `cut_after` pieces by a `reset` connection or by a clean `close`; or it leaves out the finish reason (`no_finish`) or the
+    `finish` is stop, length, tool_calls, content_filter or refusal; `raw_finish` replaces the provider's word for it. `cut` breaks the
+    stream after `cut_after` pieces by a `reset` connection or by a clean `close`; or it leaves out the finish reason (`no_finish`) or the
     protocol's own end (`no_end`). `error_after` sends an in-band error event after so many pieces. `gate` holds the answer before piece
     `hold_after` until the test sets it. `split` writes the body in slices of so many bytes, wherever they fall.
     """

@@ -1,0 +1,107 @@
+"""The real sidecar on a real socket, and the fake provider that it calls: shared by flow and e2e tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.fakes.running import MODELS_EACH, PROVIDERS, Sidecar, model_row, provider_tables, start
+from tests.fakes.upstream import Upstream
+
+ONE_LOOP = ("flow", "e2e")  # tests that share one sidecar share one event loop too
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here) and item.path.relative_to(here).parts[0] in ONE_LOOP:
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def upstream() -> AsyncIterator[Upstream]:
+    async with Upstream() as fake:
+        yield fake
+
+
+# What all tests may use: every provider, models with round prices, a chain to fall back along, no model of the policy's.
+SHARED = """
+[profile]
+primary = "compatible/compatible-default"
+fallbacks = []
+embedding = "compatible/compatible-default"
+embedding_fallbacks = []
+
+[nodes.flow.chain]
+primary = "compatible/compatible-default"
+fallbacks = ["compatible/compatible-spare"]
+
+[limits]
+tenant_day_tokens = 100_000_000
+"""
+
+SMALL_MODELS = "".join(
+    (
+        model_row("compatible-default", "compatible"),
+        model_row("compatible-spare", "compatible"),
+        model_row("compatible-blind", "compatible", capabilities=["generate", "system", "sampling"]),
+        model_row("compatible-small", "compatible", context_tokens=200, max_output_tokens=100),
+    )
+)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def sidecar(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sidecar]:
+    """One sidecar with all providers for all tests that do not need their own."""
+    models = "".join(model_row(f"{p}-{i}", p) for p in PROVIDERS for i in range(MODELS_EACH))
+    tables = SHARED + provider_tables(upstream.url, *PROVIDERS) + SMALL_MODELS + models
+    running = await start(tmp_path_factory.mktemp("sidecar"), tables, "max_message_bytes = 8388608")
+    try:
+        yield await running.until_serving()
+    finally:
+        await running.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def start_sidecar(upstream: Upstream, tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Sidecar]]]:
+    """A factory of sidecars with settings of their own: `await start_sidecar(tables, server_lines)`. Only `compatible` is configured."""
+    running: list[Sidecar] = []
+
+    async def factory(tables: str = "", server: str = "", *, wait: bool = True) -> Sidecar:
+        shared = SHARED + provider_tables(upstream.url, "compatible") + SMALL_MODELS
+        one = await start(tmp_path, shared + tables, server)
+        running.append(one)
+        return await one.until_serving() if wait else one
+
+    try:
+        yield factory
+    finally:
+        for one in running:
+            await one.stop(within_s=3)
+
+
+@pytest.fixture(scope="session")
+def _numbers() -> dict[str, Iterator[int]]:
+    return {provider: count() for provider in PROVIDERS}
+
+
+@pytest.fixture
+def fresh(_numbers: dict[str, Iterator[int]]) -> Callable[[str], str]:
+    """`fresh("openai")`: a model of that provider which no other test has touched."""
+
+    def take(provider: str) -> str:
+        number = next(_numbers[provider])
+        assert number < MODELS_EACH, f"all {MODELS_EACH} models of {provider} are used up; raise MODELS_EACH"
+        return f"{provider}-{number}"
+
+    return take
+
+
+@pytest.fixture
+def tenant(request: pytest.FixtureRequest) -> str:
+    """A tenant of this test's own, so that its account is its own."""
+    return f"{abs(hash(request.node.nodeid)):x}"

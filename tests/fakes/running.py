@@ -1,0 +1,152 @@
+"""Starts the real sidecar as a process of its own, and talks to it through its sockets only."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
+
+from sidecar.v1 import llm_pb2_grpc, ops_pb2, ops_pb2_grpc
+
+ROOT = Path(__file__).parents[2]
+PROVIDERS = ("openai", "anthropic", "google", "ollama", "compatible")
+MODELS_EACH = 80  # a test takes models of its own, so that no other test's breaker or script is in its way
+CAPABILITIES = (
+    "generate", "embed", "system", "image", "image_url", "tools", "tool_choice", "strict_tools", "json_object", "json_schema",
+    "strict_schema", "stop", "seed", "sampling", "dimensions",
+)  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def model_row(name: str, provider: str, **facts: Any) -> str:
+    """A model with round prices: what a call costs can be worked out in the head."""
+    row: dict[str, Any] = {
+        "provider": provider,
+        "context_tokens": 100_000,
+        "max_output_tokens": 8_192,
+        "capabilities": list(CAPABILITIES),
+        "input": "1.00",
+        "cached_input": "0.25",
+        "cache_write_5m": "1.25",
+        "output": "4.00",
+        "reasoning": "5.00",
+    }
+    row |= facts
+    lines = [f"{key} = {_toml(value)}" for key, value in row.items() if value is not None]
+    return "\n".join([f'[models."{name}"]', *lines, "as_of = 2026-01-02", ""])
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return f'"{value}"' if isinstance(value, str) else str(value).lower()
+
+
+def provider_tables(url: str, *names: str) -> str:
+    """Settings of providers that are all played by the fake at `url`."""
+    tables = {
+        "openai": f'[providers.openai]\napi_key = "sk-test-openai-000000"\nbase_url = "{url}/v1"\n',
+        "anthropic": f'[providers.anthropic]\napi_key = "sk-ant-test-000000"\nbase_url = "{url}"\n',
+        "google": f'[providers.google]\napi_key = "AIzaTest000000000"\nbase_url = "{url}"\n',
+        "ollama": f'[providers.ollama]\nbase_url = "{url}"\n',
+        "compatible": f'[providers.compatible]\nbase_url = "{url}/compatible/v1"\n',
+    }
+    return "".join(tables[name] for name in names)
+
+
+class Sidecar:
+    """A running sidecar: its channel, its stubs, its ports. Everything it writes to standard error is in `log`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int, ops_port: int, log: Path) -> None:
+        self.process = process
+        self.target = f"127.0.0.1:{port}"
+        self.ops_url = f"http://127.0.0.1:{ops_port}"
+        self._log = log
+        self.channel = grpc.aio.insecure_channel(
+            self.target,
+            # Channels to one address share connections unless told otherwise; and a test's refused call must not slow the next.
+            options=(("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)),
+        )
+        self.llm = llm_pb2_grpc.LLMServiceStub(self.channel)
+        self.ops = ops_pb2_grpc.OpsServiceStub(self.channel)
+        self.health = health_pb2_grpc.HealthStub(self.channel)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    async def serving(self, service: str = "") -> bool:
+        """What health says; False also while nobody listens."""
+        try:
+            reply = await self.health.Check(health_pb2.HealthCheckRequest(service=service), timeout=2)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def until_serving(self, within_s: float = 30) -> Self:
+        async with asyncio.timeout(within_s):
+            while not await self.serving():
+                if self.process.returncode is not None:
+                    raise AssertionError(f"the sidecar ended with status {self.process.returncode} before it served:\n{self.log}")
+                await asyncio.sleep(0.05)
+        return self
+
+    async def until_idle(self, within_s: float = 2) -> None:
+        """Wait until no call is in flight. Raises TimeoutError."""
+        async with asyncio.timeout(within_s):
+            while (await self.ops.GetStatus(ops_pb2.GetStatusRequest())).calls_in_flight:
+                await asyncio.sleep(0.02)
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        async with aiohttp.ClientSession() as session, session.get(f"{self.ops_url}/metrics") as reply:
+            text = await reply.text()
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    async def stop(self, within_s: float = 10) -> int:
+        """End it as Kubernetes would, by force if need be. Returns its exit status."""
+        await self.channel.close()
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return await asyncio.wait_for(self.process.wait(), within_s)
+        except TimeoutError:
+            self.process.kill()
+            return await self.process.wait()
+
+
+async def spawn(settings: Path, stderr: Path, environ: dict[str, str] | None = None) -> asyncio.subprocess.Process:
+    """`sidecar serve` with nothing of the tester's own keys in its environment."""
+    clean = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "PYTHONPATH")}
+    with stderr.open("wb") as log:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "sidecar", "serve", "--settings", str(settings), cwd=ROOT, env=clean | (environ or {}), stderr=log
+        )
+
+
+async def start(folder: Path, tables: str, server: str = "", environ: dict[str, str] | None = None) -> Sidecar:
+    """Start a sidecar on free ports with these settings; `server` are lines of [server]. It may not be serving yet."""
+    port, ops_port = free_port(), free_port()
+    settings = folder / f"settings-{port}.toml"
+    settings.write_text(f'[server]\nlisten = "127.0.0.1:{port}"\nops_listen = "127.0.0.1:{ops_port}"\n{server}\n{tables}')
+    log = folder / f"log-{port}.jsonl"
+    return Sidecar(await spawn(settings, log, environ), port, ops_port, log)
