@@ -8,6 +8,7 @@ is a share of `output_tokens`; an error can come as an event under HTTP 200; unk
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ from sidecar.errors import (
 )
 from sidecar.providers import turns
 from sidecar.providers.http import head, retry_after_ms, scrubbed
+from sidecar.providers.json_text import UNREADABLE, text_of
 
 FEATURES: Final[frozenset[Feature]] = frozenset(
     {"generate", "system", "image", "image_url", "tools", "tool_choice", "strict_tools", "json_schema", "strict_schema", "stop", "sampling"}
@@ -43,6 +45,8 @@ FINISHES: Final[dict[str, Finish]] = {
     "tool_use": "tool_calls",
     "refusal": "refusal",
 }
+
+_NOT_IN_ID: Final = re.compile(r"[^A-Za-z0-9_-]")
 
 TOOL_CHOICES: Final = {"auto": "auto", "none": "none", "required": "any", "tool": "tool"}
 
@@ -94,10 +98,15 @@ def _block(part: Part) -> dict[str, Any]:
         data = base64.b64encode(part.data).decode()
         return {"type": "image", "source": {"type": "base64", "media_type": part.mime_type, "data": data}}
     if isinstance(part, ToolCall):
-        return {"type": "tool_use", "id": part.id, "name": part.name, "input": turns.object_of(part)}
-    return {"type": "tool_result", "tool_use_id": part.tool_call_id, "content": part.content} | (
+        return {"type": "tool_use", "id": _id(part.id), "name": part.name, "input": turns.object_of(part)}
+    return {"type": "tool_result", "tool_use_id": _id(part.tool_call_id), "content": part.content} | (
         {"is_error": True} if part.is_error else {}
     )
+
+
+def _id(given: str) -> str:
+    """A call's id as Anthropic allows it; one that another provider made may have other characters."""
+    return _NOT_IN_ID.sub("_", given)
 
 
 def embed_request(ask: EmbedAsk) -> dict[str, Any]:
@@ -201,14 +210,12 @@ def reply(body: bytes) -> Chunk:
     """A whole answer. Raises ProviderGarbled for anything that is no message."""
     try:
         message = _read_reply(body)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ProviderGarbled(f"Anthropic's answer is no message: {error}") from error
     if message.type != "message":
         raise ProviderGarbled(f"Anthropic's answer is no message: its type is {message.type!r}")
     calls = tuple(
-        ToolDelta(index=i, id=b.id, name=b.name, arguments=bytes(b.input).decode())
-        for i, b in enumerate(message.content)
-        if b.type == "tool_use"
+        ToolDelta(index=i, id=b.id, name=b.name, arguments=text_of(b.input)) for i, b in enumerate(message.content) if b.type == "tool_use"
     )
     raw = message.stop_reason or ""
     return Chunk(
@@ -227,7 +234,7 @@ def chunk(event: bytes) -> Chunk | None:
     """One event's data. Raises ProviderGarbled, or the class of an `error` event."""
     try:
         read = _read_event(event)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         _tolerate(event, error)
         return None
     match read:
@@ -249,11 +256,11 @@ def chunk(event: bytes) -> Chunk | None:
     return None
 
 
-def _tolerate(event: bytes, error: msgspec.DecodeError) -> None:
+def _tolerate(event: bytes, error: Exception) -> None:
     """An event of a kind unknown here may use our field names for other types; any other unreadable event is garbage."""
     try:
         kind = _read_kind(event).type
-    except msgspec.DecodeError:
+    except UNREADABLE:
         kind = "message_stop"
     if kind in _KNOWN:
         raise ProviderGarbled(f"Anthropic sent an event that cannot be read: {error}") from error
@@ -279,8 +286,8 @@ def _opening(index: int, block: _Block) -> Chunk | None:
         case "thinking" if block.thinking:
             return Chunk(reasoning=block.thinking)
         case "tool_use":
-            given = bytes(block.input)  # `{}` in a stream, where the pieces follow; some servers send all of it here
-            arguments = "" if given == b"{}" else given.decode()
+            given = text_of(block.input)  # `{}` in a stream, where the pieces follow; some servers send all of it here
+            arguments = "" if given == "{}" else given
             return Chunk(tool_calls=(ToolDelta(index=index, id=block.id, name=block.name, arguments=arguments),))
     return None
 
@@ -322,7 +329,7 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, *, whose: str 
     """What an error answer means, by its type first, since an `error` event arrives under HTTP 200. Never raises."""
     try:
         said = _read_failure(body)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         said = _Failure()
     error = said.error
     details = error.details if isinstance(error.details, dict) else {}

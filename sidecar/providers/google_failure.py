@@ -25,6 +25,7 @@ from sidecar.errors import (
     ProviderUnavailable,
 )
 from sidecar.providers.http import head, retry_after_ms, scrubbed
+from sidecar.providers.json_text import UNREADABLE
 
 _STATES: Final[dict[str, type[ProviderError]]] = {
     "INVALID_ARGUMENT": ProviderRejected,
@@ -80,7 +81,7 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, *, whose: str 
     """The class an error answer means, or an error event under HTTP 200. Never raises."""
     try:
         read = _read_body(body)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         read = []
     error = _Error()
     if read:

@@ -34,6 +34,7 @@ from sidecar.call import (
 from sidecar.errors import ProviderError, ProviderGarbled
 from sidecar.providers import turns
 from sidecar.providers.google_failure import failure
+from sidecar.providers.json_text import UNREADABLE, text_of
 from sidecar.providers.tool_calls import WholeCalls, made_id
 
 __all__ = ["FEATURES", "FINISHES", "chunk", "embed_request", "failure", "model_path", "reply", "request", "vectors"]
@@ -234,7 +235,7 @@ def chunk(event: bytes) -> Chunk:
     """One event's data. Raises ProviderGarbled, or the class of an error event."""
     try:
         answer = _read_answer(event)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise _unreadable(event, error) from error
     if bytes(answer.error):
         raise failure(200, {}, event)
@@ -264,11 +265,11 @@ def chunk(event: bytes) -> Chunk:
 
 
 def _delta(call: _Call, index: int, response_id: str) -> ToolDelta:
-    arguments = bytes(call.args).decode()
+    arguments = text_of(call.args)
     return ToolDelta(index=index, id=call.id or made_id(response_id, str(index), call.name, arguments), name=call.name, arguments=arguments)
 
 
-def _unreadable(event: bytes, error: msgspec.DecodeError) -> ProviderError:
+def _unreadable(event: bytes, error: Exception) -> ProviderError:
     """Without `alt=sse` Google sends errors as an array of one, and a proxy may have taken that away."""
     if event.lstrip().startswith(b"[") and (meant := failure(200, {}, event)).code:
         return meant
@@ -294,7 +295,7 @@ def vectors(body: bytes) -> Vectors:
     """
     try:
         answer = _read_embedded(body)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ProviderGarbled(f"Google's answer has no embeddings: {error}") from error
     usage = Usage() if answer.usage_metadata is None else Usage(input_tokens=answer.usage_metadata.prompt_token_count, output_tokens=0)
     return Vectors(vectors=[_unit(one.values) for one in answer.embeddings], usage=usage)

@@ -45,6 +45,7 @@ from sidecar.errors import (
 )
 from sidecar.providers import Provider, turns
 from sidecar.providers.http import Client, head, retry_after_ms, scrubbed
+from sidecar.providers.json_text import UNREADABLE, text_of
 from sidecar.providers.reading import AnswerStream, check_ending, check_vectors
 from sidecar.providers.sse import Lines
 from sidecar.providers.tool_calls import WholeCalls, made_id
@@ -182,7 +183,7 @@ def chunk(event: bytes) -> Chunk:
     """One line. Raises ProviderGarbled, or the class of an `{"error": ...}` line, which may come in the middle of a stream."""
     try:
         line = _read_line(event)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise _unreadable(event, error) from error
     if line.message is None and not line.done:
         raise ProviderGarbled("Ollama sent a line without a message")
@@ -192,7 +193,7 @@ def chunk(event: bytes) -> Chunk:
             index=i,
             id=call.id or made_id(line.created_at, str(i), call.function.name),
             name=call.function.name,
-            arguments=bytes(call.function.arguments).decode(),
+            arguments=text_of(call.function.arguments),
         )
         for i, call in enumerate(said.tool_calls)
     )
@@ -211,10 +212,10 @@ def chunk(event: bytes) -> Chunk:
     )
 
 
-def _unreadable(event: bytes, error: msgspec.DecodeError) -> ProviderError:
+def _unreadable(event: bytes, error: Exception) -> ProviderError:
     try:
         _read_failure(event)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return ProviderGarbled(f"Ollama sent something that is no line of an answer: {error}")
     return failure(200, {}, event)
 
@@ -223,7 +224,7 @@ def vectors(body: bytes) -> Vectors:
     """An answer of /api/embed. Raises ProviderGarbled."""
     try:
         read = _read_embedded(body)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ProviderGarbled(f"Ollama's answer has no embeddings: {error}") from error
     return Vectors(vectors=read.embeddings, usage=Usage(input_tokens=read.prompt_eval_count, output_tokens=0), model=read.model)
 
@@ -247,7 +248,7 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, *, whose: str 
     """What an error answer, or an error line under HTTP 200, means. Never raises."""
     try:
         words = _read_failure(body).error
-    except msgspec.DecodeError:
+    except UNREADABLE:
         words = ""
     kind = _meaning(status, words)
     hint = " (ollama pull it first)" if kind is ProviderModelUnknown and "pull" not in words else ""

@@ -13,6 +13,7 @@ import msgspec
 
 from sidecar.call import Message, Part, Text, ToolCall
 from sidecar.errors import ProviderRejected
+from sidecar.providers.json_text import UNREADABLE
 
 Speaker = Literal["user", "assistant"]
 
@@ -43,7 +44,7 @@ def object_of(call: ToolCall) -> dict[str, Any]:
     """A tool call's arguments as an object. Raises ProviderRejected: the wire has no place for anything else."""
     try:
         return msgspec.json.decode(call.arguments or "{}", type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ProviderRejected(
             f"the arguments of the tool call {call.id!r} ({call.name}) in the conversation are not a JSON object: {error};"
             " send them as the model wrote them"

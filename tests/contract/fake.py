@@ -38,6 +38,7 @@ class FakeProvider:
     def __init__(self, *scripts: Script) -> None:
         self.scripts = list(scripts)
         self.asked: list[Asked] = []
+        self.holding = asyncio.Event()  # all pieces are said, the answer is held open
         self.left = asyncio.Event()  # a client hung up while its answer was not whole
         self._runner = web.ServerRunner(web.Server(self._answer, handler_cancellation=True), shutdown_timeout=0.1)
         self.url = ""
@@ -69,6 +70,7 @@ class FakeProvider:
                 await response.write(piece)
                 await asyncio.sleep(0.01)  # so that pieces are network reads of their own
             if script.hold:
+                self.holding.set()
                 await asyncio.Event().wait()
             if not response.prepared:
                 await response.prepare(request)

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import anthropic
 import httpx2
 import pytest
+from msgspec import structs
 
 from sidecar.call import Chunk, GenerateAsk, Head, Message, Text
 from sidecar.errors import ProviderError, ProviderGarbled, ProviderRejected, ProviderTimeout, ProviderUnavailable, SettingsError, StreamCut
@@ -169,6 +170,19 @@ async def test_what_the_sdk_raises_around_a_transport_error_is_read_by_its_cause
     await provider.close()
 
 
+def test_arguments_that_are_no_utf8_are_garbage() -> None:
+    with pytest.raises(ProviderGarbled, match="not UTF-8"):
+        ours.reply(b'{"type":"message","content":[{"type":"tool_use","id":"t","name":"n","input":{"a":"\xff"}}]}')
+
+
+@pytest.mark.parametrize("body", golden.HOSTILE, ids=lambda body: repr(body[:8]))
+def test_hostile_bytes_are_garbage(body: bytes) -> None:
+    for read in (ours.reply, ours.chunk):
+        with pytest.raises(ProviderGarbled):
+            read(body)
+    assert isinstance(ours.failure(500, {}, body), ProviderUnavailable)
+
+
 # --- connected
 
 
@@ -287,6 +301,18 @@ async def test_a_cancelled_call_hangs_up() -> None:
 
         call = asyncio.create_task(provider.generate(HELLO, emit))
         await said.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.wait_for(fake.left.wait(), 5)
+        await provider.close()
+
+
+async def test_a_cancelled_call_hangs_up_before_its_answer_is_whole() -> None:
+    async with FakeProvider(Script([b"{"], hold=True)) as fake:
+        provider = await connected(fake)
+        call = asyncio.create_task(provider.generate(structs.replace(HELLO, stream=False), Emitted()))
+        await fake.holding.wait()
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call

@@ -13,6 +13,7 @@ import pytest
 from google.genai import _api_client as sdk_client
 from google.genai import errors as sdk_errors
 from google.genai import types as sdk_types
+from msgspec import structs
 
 from sidecar.call import Chunk, EmbedAsk, GenerateAsk, Message, Text
 from sidecar.errors import (
@@ -152,6 +153,19 @@ async def test_a_key_of_the_wrong_kind_is_found_out_by_the_sdk() -> None:
     await provider.close()
 
 
+def test_arguments_that_are_no_utf8_are_garbage() -> None:
+    with pytest.raises(ProviderGarbled, match="not UTF-8"):
+        ours.reply(b'{"candidates":[{"finishReason":"STOP","content":{"parts":[{"functionCall":{"name":"n","args":{"a":"\xff"}}}]}}]}')
+
+
+@pytest.mark.parametrize("body", golden.HOSTILE, ids=lambda body: repr(body[:8]))
+def test_hostile_bytes_are_garbage(body: bytes) -> None:
+    for read in (ours.reply, ours.chunk, ours.vectors):
+        with pytest.raises(ProviderGarbled):
+            read(body)
+    assert isinstance(ours.failure(500, {}, body), ProviderUnavailable)
+
+
 # --- connected
 
 
@@ -273,6 +287,18 @@ async def test_a_cancelled_call_hangs_up() -> None:
 
         call = asyncio.create_task(provider.generate(HELLO, emit))
         await said.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.wait_for(fake.left.wait(), 5)
+        await provider.close()
+
+
+async def test_a_cancelled_call_hangs_up_before_its_answer_is_whole() -> None:
+    async with FakeProvider(Script([b"{"], hold=True)) as fake:
+        provider = await connected(fake)
+        call = asyncio.create_task(provider.generate(structs.replace(HELLO, stream=False), Emitted()))
+        await fake.holding.wait()
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call

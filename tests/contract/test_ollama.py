@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from sidecar.call import Chunk, EmbedAsk, GenerateAsk, Message, Text
 from sidecar.errors import (
@@ -92,6 +93,19 @@ def test_garbage_is_no_answer(body: bytes) -> None:
 def test_garbage_is_no_vector(body: bytes) -> None:
     with pytest.raises(ProviderGarbled):
         ours.vectors(body)
+
+
+def test_arguments_that_are_no_utf8_are_garbage() -> None:
+    with pytest.raises(ProviderGarbled, match="not UTF-8"):
+        ours.reply(b'{"done":true,"message":{"tool_calls":[{"function":{"name":"n","arguments":{"a":"\xff"}}}]}}')
+
+
+@pytest.mark.parametrize("body", golden.HOSTILE, ids=lambda body: repr(body[:8]))
+def test_hostile_bytes_are_garbage(body: bytes) -> None:
+    for read in (ours.reply, ours.chunk, ours.vectors):
+        with pytest.raises(ProviderGarbled):
+            read(body)
+    assert isinstance(ours.failure(500, {}, body), ProviderUnavailable)
 
 
 # --- connected
@@ -198,6 +212,18 @@ async def test_a_cancelled_call_hangs_up() -> None:
 
         call = asyncio.create_task(provider.generate(HELLO, emit))
         await said.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.wait_for(fake.left.wait(), 5)
+        await provider.close()
+
+
+async def test_a_cancelled_call_hangs_up_before_its_answer_is_whole() -> None:
+    async with FakeProvider(Script([b"{"], hold=True)) as fake:
+        provider = await connected(fake)
+        call = asyncio.create_task(provider.generate(structs.replace(HELLO, stream=False), Emitted()))
+        await fake.holding.wait()
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
