@@ -55,11 +55,12 @@ EXCEPTIONS: Mapping[str, type[ProviderError] | None] = {
     "APITimeoutError": None,
     "APIResponseValidationError": ProviderGarbled,
     "SubjectTokenProviderError": ProviderAuthFailed,
-    # Those of calls that are never made here: parsing helpers and web sockets.
+    # Those of calls that are never made here: parsing helpers, web sockets, web hooks.
     "LengthFinishReasonError": ProviderGarbled,
     "ContentFilterFinishReasonError": ProviderGarbled,
     "WebSocketConnectionClosedError": ProviderUnavailable,
     "WebSocketQueueFullError": ProviderUnavailable,
+    "InvalidWebhookSignatureError": ProviderGarbled,
 }
 
 
