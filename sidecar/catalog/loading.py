@@ -185,7 +185,12 @@ def _profile(shipped: Mapping[str, ProfileRow], settings: Settings) -> Profile:
 
 
 def _references(catalog: Catalog, settings: Settings) -> Iterator[Reference]:
-    """Every place where a model is named."""
+    """Every place where a model is named; providers first, because others may mean their defaults."""
+    for name, provider in settings.providers.items():
+        if provider.model:
+            yield f"{name}/", f"provider {name}", settings.origin("providers", name, "model"), False
+        if provider.embedding_model:
+            yield f"{name}/", f"provider {name}", settings.origin("providers", name, "embedding_model"), True
     for key, node in catalog.nodes.items():
         path = ("nodes", node.service, node.name)
         if node.primary:
@@ -204,11 +209,6 @@ def _references(catalog: Catalog, settings: Settings) -> Iterator[Reference]:
         yield ref, profile, settings.origin("profile", "fallbacks" if number else "primary"), False
     for number, ref in enumerate(catalog.profile.embeddings):
         yield ref, profile, settings.origin("profile", "embedding_fallbacks" if number else "embedding"), True
-    for name, provider in settings.providers.items():
-        if provider.model:
-            yield f"{name}/", f"provider {name}", settings.origin("providers", name, "model"), False
-        if provider.embedding_model:
-            yield f"{name}/", f"provider {name}", settings.origin("providers", name, "embedding_model"), True
 
 
 def _known(catalog: Catalog, ref: str, origin: str, embedding: bool) -> Model:

@@ -8,7 +8,7 @@ from sidecar.call import Feature
 from sidecar.catalog.facts import Model, Node, Prices, Profile
 from sidecar.errors import UnknownModel
 from sidecar.settings import ProviderSettings
-from sidecar.settings.reading import nearest
+from sidecar.settings.reading import nearest, shown
 from sidecar.settings.variables import ALIASES
 
 # Servers whose models no catalogue can list: any name is taken, with the defaults of `_unlisted`.
@@ -81,7 +81,7 @@ class Catalog:
         if slash:
             return self._at(ALIASES.get(provider, provider), name, ref, embedding)
         hint = nearest(ref, self.models) or "; a model of your own server is asked for as <provider>/<model>"
-        raise UnknownModel(f'no model is called "{ref[:100]}"{hint}', field="model")
+        raise UnknownModel(f"no model is called {shown(ref)}{hint}", field="model")
 
     def node(self, service: str, name: str) -> Node:
         """The node's row; for an unknown one an empty row, which leaves everything to service and profile."""
@@ -93,7 +93,7 @@ class Catalog:
         if settings is None:
             known = sorted(self._providers)
             hint = nearest(provider, known) or f"; known: {', '.join(known)}"
-            raise UnknownModel(f'no provider is called "{provider[:100]}" (in "{ref[:100]}"){hint}', field="model")
+            raise UnknownModel(f"no provider is called {shown(provider)} (in {shown(ref)}){hint}", field="model")
         name = name or self._default(settings, embedding)
         home = provider.removeprefix(settings.service + "-") if settings.service else provider
         found = self._names.get(f"{home}/{name}")
@@ -104,7 +104,7 @@ class Catalog:
         own = [model.id for model in self.models.values() if model.provider == settings.kind]
         hint = nearest(name, own) or f"; known: {', '.join(own)}"
         raise UnknownModel(
-            f'provider "{provider}" has no model "{name[:100]}" in the catalogue{hint} (new ones go under [models] in settings)',
+            f'provider "{provider}" has no model {shown(name)} in the catalogue{hint} (new ones go under [models] in settings)',
             field="model",
         )
 

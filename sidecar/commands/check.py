@@ -44,7 +44,9 @@ def check(path: Path | None, environ: Mapping[str, str], today: date, *, live: b
         sys.stdout.write("".join(f"{finding.level:8}{finding.about}: {finding.message}\n" for finding in found))
         ready = ", ".join(sorted(settings.configured)) or "none, the built-in echo answers"
         errors = sum(finding.level == "error" for finding in found)
-        sys.stdout.write(f"{'ok' if is_ok else f'{errors} error(s)'}: profile {catalog.profile.name}, providers configured: {ready}\n")
+        sys.stdout.write(
+            f"{'ok' if is_ok else f'{errors} error' + 's' * (errors != 1)}: profile {catalog.profile.name}, providers configured: {ready}\n"
+        )
     return 0 if is_ok else 1
 
 

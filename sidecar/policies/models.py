@@ -73,6 +73,8 @@ def preference(
     Raises UnknownModel for a requested model that does not exist; all other names were checked when the catalogue was loaded.
     """
     row = catalog.node(service, node)
+    if row.primary and ("embed" if embed else "generate") not in catalog.model(row.primary).capabilities:
+        row = replace(row, primary="", fallbacks=(), fallback_allowed=True)  # the row is about the other kind of call
     listing = _Listing(settings, catalog, configured, service, embed)
     if requested:
         listing.request(requested)
@@ -111,6 +113,8 @@ def _defaults(settings: Settings, catalog: Catalog, row: Node, embed: bool) -> I
         why = "no node named"
     elif not row.is_listed:
         why = f"node {row.service}.{row.name} is not in the portfolio"
+    elif not row.primary:
+        why = f"node {row.service}.{row.name} names no model for this"
     else:
         why = f"nothing of {row.service}.{row.name} is configured"
     service = settings.services.get(row.service)

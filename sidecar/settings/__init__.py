@@ -37,7 +37,7 @@ Kind = Literal["openai", "anthropic", "google", "ollama", "compatible", "echo"]
 
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]*$", description="a name of small letters, digits, _ and -, beginning with a letter")]
 Address = Annotated[
-    str, Meta(pattern=r"^((\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):\d{1,5})?$", description='host:port in quotes, like "127.0.0.1:50051"')
+    str, Meta(pattern=r"^((\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5})?$", description='host:port in quotes, like "127.0.0.1:50051"')
 ]
 Url = Annotated[
     str,
@@ -220,9 +220,24 @@ class Tables(Struct, frozen=True):
     tracing: Tracing = Tracing()
 
 
+# Policy figures that belong to single services; a table in the file replaces them key by key.
+SERVICES = {
+    "oracle": Service(concurrency=5, cache_acceptance=0.90),
+    "synapse": Service(concurrency=3),
+    "vision": Service(breaker_failures=5),
+}
+
+
+def _built_in(own: Mapping[str, ProviderSettings]) -> dict[str, ProviderSettings]:
+    """The four with a key are known by name even when nothing is set, so that a missing key can be told from a misspelt name."""
+    return {name: ProviderSettings(name=name, kind=name) for name in ("openai", "anthropic", "google", "echo") if name not in own}
+
+
 class Settings(Tables, frozen=True):
     """All settings. `node_models` is MODEL_<SERVICE>_<NODE> by `service.node`; `source` knows where a value came from."""
 
+    providers: Mapping[Name, ProviderSettings] = field(default_factory=lambda: _built_in({}))
+    services: Mapping[Name, Service] = field(default_factory=lambda: dict(SERVICES))
     node_models: Mapping[str, str] = {}
     notices: tuple[str, ...] = ()  # what an operator should know and is no mistake
     source: Source = Source("settings")
@@ -237,21 +252,13 @@ class Settings(Tables, frozen=True):
         return frozenset(name for name, provider in self.providers.items() if provider.is_configured and provider.kind != "echo")
 
 
-# Policy figures that belong to single services; a table in the file replaces them key by key.
-SERVICES = {
-    "oracle": Service(concurrency=5, cache_acceptance=0.90),
-    "synapse": Service(concurrency=3),
-    "vision": Service(breaker_failures=5),
-}
-
-
 def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     """Reads the file, if there is one, and the environment over it. Raises SettingsError for the first mistake found."""
     raw = _file(path) if path is not None else {}
     given, node_models, notices = variables.overlay(raw, environ)
     source = Source(str(path) if path is not None else "settings", given)
     tables = read(Tables, raw, source)
-    services = {name: _service(name, tables, raw) for name in {*SERVICES, *tables.services}}
+    services = {name: _service(name, tables, raw) for name in {**SERVICES, **tables.services}}
     values = {field: getattr(tables, field) for field in tables.__struct_fields__} | {
         "providers": {name: _provider(name, row) for name, row in tables.providers.items()} | _built_in(tables.providers),
         "services": services,
@@ -272,11 +279,6 @@ def _service(name: str, tables: Tables, raw: Mapping[str, Any]) -> Service:
 def _provider(name: str, row: ProviderSettings) -> ProviderSettings:
     kind = row.kind or (name if name in variables.KINDS else "compatible")
     return replace(row, name=name, kind=kind)
-
-
-def _built_in(own: Mapping[str, ProviderSettings]) -> dict[str, ProviderSettings]:
-    """The four with a key are known by name even when nothing is set, so that a missing key can be told from a misspelt name."""
-    return {name: ProviderSettings(name=name, kind=name) for name in ("openai", "anthropic", "google", "echo") if name not in own}
 
 
 def _file(path: Path) -> dict[str, Any]:

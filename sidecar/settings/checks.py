@@ -34,8 +34,8 @@ def check(settings: Settings) -> None:
     for name, provider in settings.providers.items():
         _provider(settings, name, provider)
     for name in settings.profile.preferred:
-        if ALIASES.get(name, name) not in settings.providers:
-            known = sorted(settings.providers)
+        known = sorted({*settings.providers, "ollama"})
+        if ALIASES.get(name, name) not in known:
             problem = f"found {shown(name)}, expected providers, from {', '.join(known)}{nearest(name, known)}"
             raise SettingsError(settings.origin("profile", "preferred"), "", problem)
     for name, (pattern, expected) in _OTEL.items():

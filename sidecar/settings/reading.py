@@ -25,8 +25,8 @@ PicoUsdPerToken = NewType("PicoUsdPerToken", int)  # 1 USD per million tokens is
 DIGITS = {NanoUsd: 9, PicoUsdPerToken: 6}
 
 _SECRETS = {"api_key", "langchain_api_key", "headers"}
-_LOOKS_LIKE_A_KEY = re.compile(r"sk-|AIza|gsk_|lsv2_|xai-|Bearer |[A-Za-z0-9+/_-]{33,}=*$")
-_DECIMAL = re.compile(r"(\d{1,9})(?:\.(\d+))?")
+_LOOKS_LIKE_A_KEY = re.compile(r"(.*/)?(sk-|AIza|gsk_|lsv2_|xai-|Bearer )")
+_DECIMAL = re.compile(r"([0-9]{1,9})(?:\.([0-9]+))?")
 
 
 class Source:
@@ -64,6 +64,7 @@ def shown(value: object) -> str:
     if isinstance(value, str):
         if _LOOKS_LIKE_A_KEY.match(value):
             return "(hidden, it looks like a key)"
+        value = re.sub(r"(?<=\?).*", "(hidden)", re.sub(r"(?<=//)[^/@]*@", "(hidden)@", value)) if "://" in value else value
         return '"' + (value if len(value) <= 60 else value[:57] + "...").replace("\n", "\\n").replace("\r", "\\r") + '"'
     return str(value)
 
@@ -103,11 +104,20 @@ def _fields(kind: type[Struct]) -> dict[str, FieldInfo]:
     return {field.encode_name: field for field in msgspec.structs.fields(kind)}
 
 
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Struct)
+
+
 def _unknown(key: str, fields: Mapping[str, FieldInfo], source: Source, path: Path) -> SettingsError:
     variable = source.variable((*path, key))
     if variable:
-        names = ["SIDECAR_" + "__".join((*path, name)).upper() for name in fields]
-        return SettingsError(variable, "", "no such setting" + (nearest(variable, names) or f"; known: {', '.join(sorted(names))}"))
+        prefix = "SIDECAR_" + "".join(part.upper() + "__" for part in path)
+        inner = {name: field.type for name, field in fields.items()}
+        names = [prefix + name.upper() for name in inner]
+        leaves = [f"{prefix}{name}__{leaf}".upper() for name, kind in inner.items() if _is_struct(kind) for leaf in _fields(kind)]
+        return SettingsError(
+            variable, "", "no such setting" + (nearest(variable, [*names, *leaves]) or f"; known: {', '.join(sorted(names))}")
+        )
     hint = nearest(key, fields) or f"; known: {', '.join(sorted(fields))}"
     return SettingsError(source.file, dotted((*path, key)), "no such key" + hint)
 
@@ -115,15 +125,22 @@ def _unknown(key: str, fields: Mapping[str, FieldInfo], source: Source, path: Pa
 def _value(kind: Any, raw: Any, source: Source, path: Path) -> Any:
     if get_origin(kind) in (Union, UnionType):
         kind = next(part for part in get_args(kind) if part is not NoneType)
-    if isinstance(kind, type) and issubclass(kind, Struct):
+    if _is_struct(kind):
         return read(kind, raw, source, path)
     is_text = path in source.variables
     if get_origin(kind) is Mapping:
         return _table(kind, raw, source, path, is_text)
     if kind in DIGITS:
         return _money(kind, raw, source, path)
-    if get_origin(kind) is tuple and is_text:
-        raw = [part.strip() for part in raw.split(",") if part.strip()]
+    if get_origin(kind) is tuple:
+        if is_text:
+            raw = [part.strip() for part in raw.split(",") if part.strip()]
+        if isinstance(raw, list):
+            return tuple(_leaf(get_args(kind)[0], entry, source, path, is_text) for entry in raw)
+    return _leaf(kind, raw, source, path, is_text)
+
+
+def _leaf(kind: Any, raw: Any, source: Source, path: Path, is_text: bool) -> Any:
     try:
         return msgspec.convert(raw, kind, strict=not is_text)
     except msgspec.ValidationError:
@@ -155,7 +172,7 @@ def _money(kind: Any, raw: object, source: Source, path: Path) -> int:
     digits = DIGITS[kind]
     if isinstance(raw, (int, float)) and not isinstance(raw, bool):
         raise source.error(
-            path, f'found the number {raw}, expected US dollars in quotes, like "{raw}": write it in quotes, money is never a float'
+            path, f'found the number {raw}, expected US dollars in quotes, like "{raw}": write it in quotes, so that it stays exact'
         )
     amount = decimal(raw, digits) if isinstance(raw, str) else None
     if amount is None:

@@ -45,7 +45,7 @@ _SIMPLE: dict[str, Path] = {
 }
 _SERVICE = re.compile(r"([A-Z][A-Z0-9_]*)_((?:LLM|EMBEDDING)_(?:PROVIDER|MODEL)|LLM_API_KEY|LLM_BASE_URL|CONF_THRESHOLD)")
 _NODE = re.compile(r"MODEL_([A-Z][A-Z0-9_]*)")
-_KUBERNETES = re.compile(r"\w+_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
+_KUBERNETES = re.compile(r"(?!.*__)\w+_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 
 
 class _Overlay:
