@@ -24,32 +24,21 @@ def billed(call: Call, candidate: Candidate, answer: Answer, outcome: SidecarErr
         said = answer.usage
         if outcome is not None and not answer.begun() and not isinstance(outcome, StreamCut):
             return NOTHING, False
-    # The provider's word on its input is complete; its word on the output is, only if the answer ended.
     estimated = said is None or said.input_tokens is None
-    input_tokens = candidate.input_tokens if estimated or said is None or said.input_tokens is None else said.input_tokens
-    output = 0 if said is None else said.output_tokens or 0
-    whole = ended and outcome is None
-    if not isinstance(call.request, EmbedRequest) and (said is None or said.output_tokens is None or not whole):
-        counted = count_text(candidate.model.tokenizer, answer.text) + count_text(candidate.model.tokenizer, answer.reasoning)
-        counted += sum(count_text(candidate.model.tokenizer, c.name + c.arguments) for c in answer.tool_calls)
-        if counted > output + (0 if said is None else said.reasoning_tokens or 0):
-            output = counted
-            estimated = True
-    if not whole:
-        estimated = True
     if said is None:
-        return Usage(input_tokens, 0, 0, 0, output, 0), estimated
-    return (
-        Usage(
-            input_tokens,
-            said.cached_input_tokens or 0,
-            said.cache_write_tokens or 0,
-            said.cache_write_1h_tokens or 0,
-            output,
-            said.reasoning_tokens or 0,
-        ),
-        estimated,
-    )
+        said = Usage()
+    input_tokens = candidate.input_tokens if said.input_tokens is None else said.input_tokens
+    output, reasoning = said.output_tokens or 0, said.reasoning_tokens or 0
+    # The provider's word on its output is complete only if the answer came to its end.
+    complete = ended if isinstance(call.request, EmbedRequest) else answer.finish is not None and said.output_tokens is not None
+    if not complete:
+        estimated = True
+        tokenizer = candidate.model.tokenizer
+        calls = "".join(c.name + c.arguments for c in answer.tool_calls)
+        output = max(output, count_text(tokenizer, answer.text) + count_text(tokenizer, calls))
+        reasoning = max(reasoning, count_text(tokenizer, answer.reasoning))
+    cached, written, hourly = said.cached_input_tokens or 0, said.cache_write_tokens or 0, said.cache_write_1h_tokens or 0
+    return Usage(input_tokens, cached, written, hourly, output, reasoning), estimated
 
 
 def total(usages: list[Usage]) -> Usage:

@@ -20,6 +20,7 @@ from sidecar.errors import (
     ProviderRejected,
     ProviderTimeout,
     ProviderUnavailable,
+    RateLimited,
     SchemaViolated,
     SidecarError,
     StreamCut,
@@ -39,7 +40,7 @@ class Rule(Struct, frozen=True, gc=False):
 
 
 _AT_ONCE = Rule(0, move_on=False)
-_NEXT = Rule(0)
+NEXT = Rule(0)  # also where a breaker did not let the attempt be made
 
 RULES: dict[type[SidecarError], Rule] = {
     ProviderRateLimited: Rule(3, (1000, 2000, 4000)),
@@ -47,10 +48,11 @@ RULES: dict[type[SidecarError], Rule] = {
     ProviderGarbled: Rule(3),
     StreamCut: Rule(3),
     ProviderTimeout: Rule(2, others_first=True),
-    ProviderQuotaExhausted: _NEXT,
-    ProviderModelUnknown: _NEXT,
-    ProviderContextExceeded: _NEXT,
-    SchemaViolated: _NEXT,
+    RateLimited: NEXT,
+    ProviderQuotaExhausted: NEXT,
+    ProviderModelUnknown: NEXT,
+    ProviderContextExceeded: NEXT,
+    SchemaViolated: NEXT,
     ProviderAuthFailed: _AT_ONCE,
     ProviderRejected: _AT_ONCE,
 }

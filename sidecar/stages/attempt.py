@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from sidecar import schemas
 from sidecar._core import Refusal
 from sidecar.answer import Answer
-from sidecar.billing import billed
+from sidecar.billing import billed, tokens
 from sidecar.call import (
     Call,
     Candidate,
@@ -25,12 +25,12 @@ from sidecar.engine import Engine
 from sidecar.errors import (
     InternalError,
     ProviderGarbled,
-    ProviderRateLimited,
     ProviderTimeout,
     ProviderUnavailable,
+    RateLimited,
     SidecarError,
 )
-from sidecar.policies.retries import RULES, Rule, counts_against, wait_ms
+from sidecar.policies.retries import NEXT, RULES, Rule, counts_against, wait_ms
 
 _LEAST_LEFT_S = 0.01  # an attempt that has less time than this is not begun
 
@@ -52,7 +52,7 @@ async def attempt(engine: Engine, call: Call) -> None:
         except SidecarError as error:
             if call.sent and not _may_restart(call):
                 raise
-            rule = RULES.get(type(error))
+            rule = NEXT if isinstance(error, _Closed) else RULES.get(type(error))
             if rule is None:
                 raise
             failure = _shortest_wait(failure, error)
@@ -75,8 +75,8 @@ class _Turn:
 
 
 def _again(engine: Engine, call: Call, turn: _Turn, turns: list[_Turn], rule: Rule, error: SidecarError) -> bool:
-    """Queue another try of the same model, if the table and the deadline allow one. An open breaker does not wait: the next model goes."""
-    if turn.retries >= rule.retries or isinstance(error, _Closed):
+    """Queue another try of the same model, if the table and the deadline allow one."""
+    if turn.retries >= rule.retries:
         return False
     pause = wait_ms(rule, error, turn.retries, engine.random) / 1000
     turn.not_before = asyncio.get_running_loop().time() + pause
@@ -113,26 +113,26 @@ def _shortest_wait(before: SidecarError | None, now: SidecarError) -> SidecarErr
 
 
 class _Closed(ProviderUnavailable):
-    """No attempt was made: the breaker is open, or our own quota for the model is used up."""
+    """No attempt was made: the breaker is open."""
 
 
 async def _ask(engine: Engine, call: Call, candidate: Candidate) -> None:
     """One try: permit, quota, the provider's answer with proof that it is whole, and one record of how it ended."""
     name = f"{candidate.model.provider}/{candidate.model.name}"
     now_ns = engine.clock_ns()
-    quota = engine.quotas.of(candidate.model)
-    if quota is not None:
-        exceeded = quota.take(candidate.input_tokens + candidate.max_output_tokens, now_ns)
-        if exceeded is not None:
-            wait = exceeded.retry_after_ns
-            raise ProviderRateLimited(
-                f"{candidate.model.id} has a quota of {exceeded.limit} {exceeded.unit} a minute and {exceeded.remaining} are left",
-                retry_after_ms=None if wait is None else wait // 1_000_000 + 1,
-            )
     breaker = engine.breakers.of(call.service, name)
     permit = breaker.permit(now_ns)
     if isinstance(permit, Refusal):
-        raise _closed(candidate, permit, now_ns)
+        wait_ns = None if permit.retry_at_ns is None else max(0, permit.retry_at_ns - now_ns)
+        raise _Closed(f"{candidate.model.id} failed too often and is not asked for a while", retry_after_ms=_ms(wait_ns))
+    quota = engine.quotas.of(candidate.model)
+    asked = candidate.input_tokens + candidate.max_output_tokens
+    if quota is not None:
+        exceeded = quota.take(asked, now_ns)
+        if exceeded is not None:
+            breaker.ignore(permit, now_ns)
+            left = f"{exceeded.remaining} of {exceeded.limit} {exceeded.unit} a minute are left"
+            raise RateLimited(f"the quota of {candidate.model.id} is used up: {left}", retry_after_ms=_ms(exceeded.retry_after_ns))
     if call.begun is None:
         call.begun = time.monotonic()
     call.answer = answer = Answer()
@@ -159,6 +159,8 @@ async def _ask(engine: Engine, call: Call, candidate: Candidate) -> None:
         else:
             breaker.ignore(permit, end_ns)
         usage, estimated = billed(call, candidate, answer, outcome, ended=ended)
+        if quota is not None:
+            quota.give_back(max(0, asked - tokens(usage)), end_ns)
         call.attempts.append(
             Tried(
                 candidate,
@@ -172,9 +174,8 @@ async def _ask(engine: Engine, call: Call, candidate: Candidate) -> None:
         engine.meter.attempt(candidate.model.provider, outcome)
 
 
-def _closed(candidate: Candidate, refusal: Refusal, now_ns: int) -> _Closed:
-    wait = None if refusal.retry_at_ns is None else max(0, refusal.retry_at_ns - now_ns) // 1_000_000 + 1
-    return _Closed(f"{candidate.model.id} failed too often and is not asked for a while", retry_after_ms=wait)
+def _ms(ns: int | None) -> int | None:
+    return None if ns is None else ns // 1_000_000 + 1
 
 
 async def _embed(call: Call, candidate: Candidate, request: EmbedRequest) -> None:
