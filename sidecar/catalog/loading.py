@@ -4,7 +4,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import date
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -72,7 +72,7 @@ def load(settings: Settings, today: date) -> Catalog:
 def _shipped() -> Shipped:
     raw: dict[str, Any] = {}
     for file in ("models.toml", "nodes.toml", "profiles.toml"):
-        raw |= tomllib.loads(files("sidecar.catalog").joinpath(file).read_text("utf-8"))
+        raw |= tomllib.loads((Path(__file__).parent / file).read_text("utf-8"))
     return read(Shipped, raw, Source("sidecar/catalog"))
 
 

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,8 @@ from sidecar import catalog as catalogs
 from sidecar.catalog import Catalog
 from sidecar.policies.models import Preferences, refusals
 from sidecar.settings import Settings, load
+
+_PACKAGES = {"openai": "openai", "anthropic": "anthropic", "google": "google.genai"}
 
 
 class Finding(Struct, frozen=True):
@@ -63,9 +66,19 @@ def findings(settings: Settings, catalog: Catalog, today: date) -> Iterator[Find
     yield from _ends(settings, catalog, today)
 
 
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # not even the package around it
+        return False
+
+
 def _providers(settings: Settings) -> Iterator[Finding]:
     for name, provider in settings.providers.items():
-        if provider.kind == "ollama" or provider.kind == "echo" or provider.api_key is not None:
+        package = _PACKAGES.get(provider.kind or "")
+        if provider.is_configured and package is not None and not _is_installed(package):
+            yield Finding("error", f"provider {name}", f"needs the package {package}: pip install 'llm-sidecar[{provider.kind}]'")
+        if provider.kind in ("ollama", "echo") or provider.api_key is not None:
             continue
         if provider.kind == "compatible":
             yield Finding("note", f"provider {name}", f"no key is set; {provider.base_url} is called without one")

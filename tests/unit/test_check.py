@@ -1,6 +1,8 @@
 """`sidecar check`, `ask`, `version`, as a person at a terminal meets them."""
 
+import importlib
 import json
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
@@ -85,6 +87,17 @@ def test_a_strict_node_needs_a_model_that_guarantees_schemas(capsys: Output) -> 
     status, lines = run(capsys, ALL | {"MODEL_SYNAPSE_NER": "gemini-2.5-flash"})
     assert status == 1
     assert "error   node synapse.ner: needs strict schemas, and gemini-2.5-flash does not guarantee them" in lines
+
+
+def test_a_missing_sdk_is_named_with_the_way_to_install_it(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    for name in ("openai", "google", "google.genai"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    importlib.invalidate_caches()
+    status, lines = run(capsys, ALL)
+    assert status == 1
+    assert "error   provider openai: needs the package openai: pip install 'llm-sidecar[openai]'" in lines
+    assert "error   provider google: needs the package google.genai: pip install 'llm-sidecar[google]'" in lines
 
 
 def test_names_that_fit_nothing_are_noted(capsys: Output) -> None:

@@ -8,6 +8,7 @@ from sidecar import catalog
 from sidecar.call import Usage
 from sidecar.catalog import Catalog, Prices
 from sidecar.errors import UnknownModel
+from sidecar.providers import echo
 from sidecar.settings import Settings, load
 
 TODAY = date(2026, 11, 21)
@@ -71,7 +72,7 @@ def test_every_listed_price_has_its_day_and_every_model_its_limits() -> None:
         assert model.prices.is_known
         assert model.context_tokens > model.max_output_tokens >= 0
         assert (model.max_output_tokens > 0) == ("generate" in model.capabilities)
-        assert "embed" not in model.capabilities or model.provider == "echo" or model.dimensions
+        assert "embed" not in model.capabilities or model.dimensions
 
 
 def test_a_chain_of_successors_ends_at_a_model_that_lives() -> None:
@@ -222,9 +223,13 @@ def test_the_most_it_can_cost_is_never_below_the_cost_without_cache_writes() -> 
 
 
 def test_echo_costs_nothing_and_says_so() -> None:
-    echo = shipped().model("echo/")
-    assert echo.prices.is_known
-    assert echo.prices.cost(Usage(1000, 0, 0, 0, 1000, 0)) == 0
+    prices = shipped().model("echo/").prices
+    assert prices.is_known
+    assert prices.cost(Usage(1000, 0, 0, 0, 1000, 0)) == 0
+
+
+def test_echos_row_is_what_the_provider_can_do() -> None:
+    assert shipped().model("echo").capabilities == echo.FEATURES
 
 
 def test_circles_of_successors_end() -> None:
