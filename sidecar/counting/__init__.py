@@ -1,4 +1,19 @@
-"""How many tokens a request is, as its provider will count it, before it is sent."""
+"""How many tokens a request is, as its provider will count it, before it is sent.
+
+How true that is, by tokenizer, against the prompt tokens of recorded replies (R) and against the families' own vocabularies (V: Gemma's,
+Llama 3's, and a reconstruction of Claude's that agrees with R) on 413 pieces of 4,000 characters of code, markup and documents which
+were not used to fit the factors, and on a paragraph in each of 31 languages:
+
+- o200k_base, cl100k_base: exact for text and embeddings (R). With tools 0 to 2 tokens above, with a JSON schema 5 above (R), both
+  `estimated`. Several tool calls in one message follow two published examples. Images by formula: unknown size counts as the largest.
+- claude: text at most 20 % below the truth; 1 in 100 pieces more than 11 % below; on average 6 % above for Claude 3 to 4.6, 9 % for
+  4.7 and later (V); in no language more than 5 % below. Requests of R never below, tools 14 to 28 % above. Extended thinking adds
+  some 30 tokens that no request shows.
+- gemini: text at most 10 % below, on average 6 % above (V). Requests of R never below; tools up to 30 tokens too many with 2.5 and 3,
+  up to four times with 2.0, which counted little of them. Thoughts that come back as signatures are not counted: no message has them.
+- llama: text never below, exact for English and code; other scripts up to 2.5 times (V). The prompt's frame as of Llama 3.2.
+- estimate, and any other name: at most 20 % below the dearest of these (Claude 4.7 and later), far above the others.
+"""
 
 from __future__ import annotations
 

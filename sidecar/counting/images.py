@@ -98,9 +98,10 @@ def claude(image: Image, longest: int, most: int) -> int:
 
 
 def gemini(image: Image, model: str) -> int:
-    """258 up to 384 x 384, else 258 for each tile, whose side is the short side / 1.5 ("Understand and count tokens", Google).
+    """258 up to 384 x 384, else 258 for the whole and for each tile, whose side is the short side / 1.5.
 
-    From Gemini 3 on, an image is up to 1,120 tokens by default, whatever its size ("Media resolution").
+    "Understand and count tokens", Google, which leaves the whole out; a recorded reply (7 x 258 for 540 x 360) has it. From
+    Gemini 3 on, an image is up to 1,120 tokens by default, whatever its size ("Media resolution").
     """
     if not model.startswith(("gemini-1", "gemini-2")):
         return 1120
@@ -108,7 +109,7 @@ def gemini(image: Image, model: str) -> int:
     if max(width, height) <= 384:
         return 258
     side = max(1, int(min(width, height) / 1.5))
-    return 258 * min(24, ceil(width / side) * ceil(height / side))
+    return 258 * (1 + min(24, ceil(width / side) * ceil(height / side)))
 
 
 def open_model(image: Image) -> int:

@@ -2,6 +2,9 @@
 
 A recording is a file `exchanges.jsonl` in the folder that SIDECAR_RECORDINGS names: one HTTP exchange a line, with `provider`, `path`,
 `request` (the body sent) and `body` (what came back, JSON or an event stream as text).
+
+Left out, since no neutral request can carry what adds their tokens: extended thinking, thought signatures, PDFs, the providers' own
+tools, Gemini's older `responseSchema`.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sidecar.call import Image, Message, Part, ResponseFormat, Text, Tool, ToolCall, ToolResult
+from sidecar.call import Image, Message, Part, ResponseFormat, Role, Text, Tool, ToolCall, ToolResult
 
 # What a request can carry that the neutral form cannot, and that adds tokens of its own.
 _OUTSIDE = ("thinking", "images", "functions")
@@ -67,7 +70,8 @@ def _openai(row: dict[str, Any], request: dict[str, Any], body: str) -> Recorded
     for m in request["messages"]:
         parts: list[Part] = []
         content = m.get("content") or ""
-        for piece in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        pieces: list[dict[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        for piece in pieces:
             if piece["type"] == "text":
                 parts.append(Text(piece["text"]))
             else:
@@ -77,7 +81,7 @@ def _openai(row: dict[str, Any], request: dict[str, Any], body: str) -> Recorded
             parts.append(ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"]))
         if m["role"] == "tool":
             parts = [ToolResult(m["tool_call_id"], names[m["tool_call_id"]], content)]
-        role = "system" if m["role"] == "developer" else m["role"]
+        role: Role = "system" if m["role"] == "developer" else m["role"]
         messages.append(Message(role, tuple(p for p in parts if p != Text(""))))
     tools = [t["function"] for t in request.get("tools") or ()]
     wanted = (request.get("response_format") or {}).get("json_schema")
@@ -109,15 +113,18 @@ def _anthropic(row: dict[str, Any], request: dict[str, Any], body: str) -> Recor
     if not messages[0].parts:
         del messages[0]
     wanted = _schema(request.get("output_format"))
-    return Recorded(row["id"], "anthropic", request["model"], tuple(messages), _tools(request.get("tools") or [], "input_schema"), wanted, (), tokens)
+    tools = _tools(request.get("tools") or [], "input_schema")
+    return Recorded(row["id"], "anthropic", request["model"], tuple(messages), tools, wanted, (), tokens)
 
 
 def _google(row: dict[str, Any], request: dict[str, Any], body: str) -> Recorded | None:
-    if "application/pdf" in json.dumps(request):  # no part of ours
+    sent = json.dumps(request)
+    if "application/pdf" in sent or '"responseSchema"' in sent or re.search(r'"thoughtSignature": "[^"]{100}', sent):  # no part of ours
         return None
     model = re.search(r"models/([^:]+):", row["path"])
     given = request.get("tools") or []
-    tools = [d for t in ([given] if isinstance(given, dict) else given) for d in t.get("functionDeclarations") or t.get("function_declarations") or [{"name": ""}]]
+    given = [given] if isinstance(given, dict) else given
+    tools = [d for t in given for d in t.get("functionDeclarations") or t.get("function_declarations") or [{"name": ""}]]
     if model is None or any(not t["name"] for t in tools):  # the provider's own tools add text we never see
         return None
     messages = []
