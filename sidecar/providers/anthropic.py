@@ -10,6 +10,7 @@ sent under version 2023-06-01, where they are valid.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -108,13 +109,15 @@ class Anthropic:
         try:
             said = head(response.headers)
             if not ask.stream:
-                whole = replace(reply(response.content), head=said)
+                whole = replace(reply(response.content, whose), head=said)
                 await emit((whole,))
                 check_ending(whole, whose)
                 return
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise failure(response.status_code, response.headers, await response.aread(), whose=whose, key=self._key)
-            await self._read(response, AnswerStream(Events(), chunk, StreamedCalls(), emit, whose), said, whose)
+            await self._read(
+                response, AnswerStream(Events(), partial(chunk, whose=whose, key=self._key), StreamedCalls(), emit, whose), said, whose
+            )
         finally:
             await response.aclose()
 

@@ -206,14 +206,14 @@ def _usage(sent: _Usage | None) -> Usage | None:
     )
 
 
-def reply(body: bytes) -> Chunk:
+def reply(body: bytes, whose: str = "anthropic") -> Chunk:
     """A whole answer. Raises ProviderGarbled for anything that is no message."""
     try:
         message = _read_reply(body)
     except UNREADABLE as error:
-        raise ProviderGarbled(f"Anthropic's answer is no message: {error}") from error
+        raise ProviderGarbled(f"{whose}: the answer is no message: {error}") from error
     if message.type != "message":
-        raise ProviderGarbled(f"Anthropic's answer is no message: its type is {message.type!r}")
+        raise ProviderGarbled(f"{whose}: the answer is no message: its type is {message.type!r}")
     calls = tuple(
         ToolDelta(index=i, id=b.id, name=b.name, arguments=text_of(b.input)) for i, b in enumerate(message.content) if b.type == "tool_use"
     )
@@ -230,12 +230,12 @@ def reply(body: bytes) -> Chunk:
     )
 
 
-def chunk(event: bytes) -> Chunk | None:
+def chunk(event: bytes, whose: str = "anthropic", key: str | None = None) -> Chunk | None:
     """One event's data. Raises ProviderGarbled, or the class of an `error` event."""
     try:
         read = _read_event(event)
     except UNREADABLE as error:
-        _tolerate(event, error)
+        _tolerate(event, error, whose, key)
         return None
     match read:
         case _Event(type="content_block_delta", delta=_Delta() as delta):
@@ -250,22 +250,22 @@ def chunk(event: bytes) -> Chunk | None:
         case _Event(type="message_stop"):
             return Chunk(last=True)
         case _Event(type="error"):
-            raise failure(200, {}, event)
+            raise failure(200, {}, event, whose=whose, key=key)
     if read.type in _KNOWN:
-        raise ProviderGarbled(f"Anthropic's {read.type} event lacks what it is there for")
+        raise ProviderGarbled(f"{whose}: the {read.type} event lacks what it is there for")
     return None
 
 
-def _tolerate(event: bytes, error: Exception) -> None:
+def _tolerate(event: bytes, error: Exception, whose: str, key: str | None) -> None:
     """An event of a kind unknown here may use our field names for other types; any other unreadable event is garbage."""
     try:
         kind = _read_kind(event).type
     except UNREADABLE:
         kind = "message_stop"
     if kind in _KNOWN:
-        raise ProviderGarbled(f"Anthropic sent an event that cannot be read: {error}") from error
+        raise ProviderGarbled(f"{whose}: sent an event that cannot be read: {error}") from error
     if kind == "error":
-        raise failure(200, {}, event)
+        raise failure(200, {}, event, whose=whose, key=key)
 
 
 def _piece(index: int, delta: _Delta) -> Chunk | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -118,12 +119,12 @@ class Google:
         whose = f"{self.name}/{ask.model}"
         if not ask.stream:
             data, said = await self._client.post(self._address(ask.model, "generateContent", whose), body, whose)
-            answer = reply(data)
+            answer = reply(data, whose, self._key)
             whole = replace(answer, head=replace(said, request_id=said.request_id or (answer.head.request_id if answer.head else "")))
             await emit((whole,))
             check_ending(whole, whose)
             return
-        stream = AnswerStream(Events(), chunk, WholeStream(), emit, whose)
+        stream = AnswerStream(Events(), partial(chunk, whose=whose, key=self._key), WholeStream(), emit, whose)
         await self._client.stream(self._address(ask.model, "streamGenerateContent?alt=sse", whose), body, whose, stream.received)
         await stream.end()
 
@@ -134,7 +135,7 @@ class Google:
         for start in range(0, len(ask.inputs), _MOST_INPUTS):
             part = replace(ask, inputs=ask.inputs[start : start + _MOST_INPUTS])
             data, said = await self._client.post(address, msgspec.json.encode(embed_request(part)), whose)
-            found.append(replace(check_vectors(vectors(data), part, whose), head=said))
+            found.append(replace(check_vectors(vectors(data, whose), part, whose), head=said))
         if len(found) == 1:
             return found[0]
         counts = [one.usage.input_tokens for one in found]

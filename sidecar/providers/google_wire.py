@@ -223,31 +223,29 @@ _read_answer = msgspec.json.Decoder(_Answer).decode
 _read_embedded = msgspec.json.Decoder(_Embedded).decode
 
 
-def reply(body: bytes) -> Chunk:
+def reply(body: bytes, whose: str = "google", key: str | None = None) -> Chunk:
     """A whole answer. Raises ProviderGarbled, or the class of an error sent under HTTP 200."""
-    read = chunk(body)
-    if not read.last:
-        raise ProviderGarbled("Google's answer has neither a finish reason nor a reason for blocking the prompt")
+    read = chunk(body, whose, key)
+    if read is None or not read.last:
+        raise ProviderGarbled(f"{whose}: the answer has neither a finish reason nor a reason for blocking the prompt")
     return WholeCalls()(read)
 
 
-def chunk(event: bytes) -> Chunk:
-    """One event's data. Raises ProviderGarbled, or the class of an error event."""
+def chunk(event: bytes, whose: str = "google", key: str | None = None) -> Chunk | None:
+    """One event's data; None for one that says nothing known here. Raises ProviderGarbled, or the class of an error event."""
     try:
         answer = _read_answer(event)
     except UNREADABLE as error:
-        raise _unreadable(event, error) from error
+        raise _unreadable(event, error, whose, key) from error
     if bytes(answer.error):
-        raise failure(200, {}, event)
+        raise failure(200, {}, event, whose=whose, key=key)
     usage = _usage(answer.usage_metadata)
     head = Head(request_id=answer.response_id) if answer.response_id else None
     if not answer.candidates:
         blocked = answer.prompt_feedback.block_reason if answer.prompt_feedback is not None else ""
         if blocked:
             return Chunk(finish="content_filter", raw_finish=blocked, usage=usage, model=answer.model_version, head=head, last=True)
-        if usage is None:
-            raise ProviderGarbled("Google's answer has no candidates, no usage and no reason for blocking the prompt")
-        return Chunk(usage=usage, model=answer.model_version, head=head)
+        return None if usage is None else Chunk(usage=usage, model=answer.model_version, head=head)
     candidate = answer.candidates[0]
     parts = candidate.content.parts if candidate.content is not None else []
     calls = [part.function_call for part in parts if part.function_call is not None]
@@ -269,11 +267,11 @@ def _delta(call: _Call, index: int, response_id: str) -> ToolDelta:
     return ToolDelta(index=index, id=call.id or made_id(response_id, str(index), call.name, arguments), name=call.name, arguments=arguments)
 
 
-def _unreadable(event: bytes, error: Exception) -> ProviderError:
+def _unreadable(event: bytes, error: Exception, whose: str, key: str | None) -> ProviderError:
     """Without `alt=sse` Google sends errors as an array of one, and a proxy may have taken that away."""
-    if event.lstrip().startswith(b"[") and (meant := failure(200, {}, event)).code:
+    if event.lstrip().startswith(b"[") and (meant := failure(200, {}, event, whose=whose, key=key)).code:
         return meant
-    return ProviderGarbled(f"Google sent something that is no answer: {error}")
+    return ProviderGarbled(f"{whose}: sent something that is no answer: {error}")
 
 
 def _usage(account: _Account | None) -> Usage | None:
@@ -288,7 +286,7 @@ def _usage(account: _Account | None) -> Usage | None:
     )
 
 
-def vectors(body: bytes) -> Vectors:
+def vectors(body: bytes, whose: str = "google") -> Vectors:
     """An answer of batchEmbedContents, every vector of length 1: shortened ones come as the cut beginning of a longer one.
 
     Raises ProviderGarbled.
@@ -296,7 +294,7 @@ def vectors(body: bytes) -> Vectors:
     try:
         answer = _read_embedded(body)
     except UNREADABLE as error:
-        raise ProviderGarbled(f"Google's answer has no embeddings: {error}") from error
+        raise ProviderGarbled(f"{whose}: the answer has no embeddings: {error}") from error
     usage = Usage() if answer.usage_metadata is None else Usage(input_tokens=answer.usage_metadata.prompt_token_count, output_tokens=0)
     return Vectors(vectors=[_unit(one.values) for one in answer.embeddings], usage=usage)
 

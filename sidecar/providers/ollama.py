@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -147,7 +148,8 @@ class _Message(Struct):
 
 
 class _Line(Struct):
-    done: bool
+    done: bool = False
+    error: str = ""
     message: _Message | None = None
     model: str = ""
     created_at: str = ""
@@ -171,22 +173,27 @@ _read_embedded = msgspec.json.Decoder(_Embedded).decode
 _read_failure = msgspec.json.Decoder(_Failure).decode
 
 
-def reply(body: bytes) -> Chunk:
+def reply(body: bytes, whose: str = "ollama", key: str | None = None) -> Chunk:
     """A whole answer, which is one line. Raises ProviderGarbled, or the class of an `{"error": ...}` under HTTP 200."""
-    read = chunk(body)
-    if not read.last:
-        raise ProviderGarbled("Ollama's answer is not done, though no stream was asked for")
+    read = chunk(body, whose, key)
+    if read is None or not read.last:
+        raise ProviderGarbled(f"{whose}: the answer is not done, though no stream was asked for")
     return WholeCalls()(read)
 
 
-def chunk(event: bytes) -> Chunk:
-    """One line. Raises ProviderGarbled, or the class of an `{"error": ...}` line, which may come in the middle of a stream."""
+def chunk(event: bytes, whose: str = "ollama", key: str | None = None) -> Chunk | None:
+    """One line; None for one that says nothing known here.
+
+    Raises ProviderGarbled, or the class of an `{"error": ...}` line, which may come in the middle of a stream.
+    """
     try:
         line = _read_line(event)
     except UNREADABLE as error:
-        raise _unreadable(event, error) from error
+        raise ProviderGarbled(f"{whose}: sent something that is no line of an answer: {error}") from error
+    if line.error:
+        raise failure(200, {}, event, whose=whose, key=key)
     if line.message is None and not line.done:
-        raise ProviderGarbled("Ollama sent a line without a message")
+        return None
     said = line.message or _Message()
     calls = tuple(
         ToolDelta(
@@ -212,20 +219,12 @@ def chunk(event: bytes) -> Chunk:
     )
 
 
-def _unreadable(event: bytes, error: Exception) -> ProviderError:
-    try:
-        _read_failure(event)
-    except UNREADABLE:
-        return ProviderGarbled(f"Ollama sent something that is no line of an answer: {error}")
-    return failure(200, {}, event)
-
-
-def vectors(body: bytes) -> Vectors:
+def vectors(body: bytes, whose: str = "ollama") -> Vectors:
     """An answer of /api/embed. Raises ProviderGarbled."""
     try:
         read = _read_embedded(body)
     except UNREADABLE as error:
-        raise ProviderGarbled(f"Ollama's answer has no embeddings: {error}") from error
+        raise ProviderGarbled(f"{whose}: the answer has no embeddings: {error}") from error
     return Vectors(vectors=read.embeddings, usage=Usage(input_tokens=read.prompt_eval_count, output_tokens=0), model=read.model)
 
 
@@ -280,7 +279,7 @@ async def connect(settings: ProviderSettings) -> Provider:
         failure=failure,
         key=settings.api_key,
     )
-    return Ollama(settings.name, client)
+    return Ollama(settings.name, client, settings.api_key)
 
 
 class Ollama:
@@ -288,9 +287,10 @@ class Ollama:
 
     features = FEATURES
 
-    def __init__(self, name: str, client: Client) -> None:
+    def __init__(self, name: str, client: Client, key: str | None) -> None:
         self.name = name
         self._client = client
+        self._key = key
         self._chat = client.url("api/chat")
         self._embed = client.url("api/embed")
 
@@ -299,18 +299,18 @@ class Ollama:
         whose = f"{self.name}/{ask.model}"
         if not ask.stream:
             data, said = await self._client.post(self._chat, body, whose)
-            whole = replace(reply(data), head=said)
+            whole = replace(reply(data, whose, self._key), head=said)
             await emit((whole,))
             check_ending(whole, whose)
             return
-        stream = AnswerStream(Lines(), chunk, WholeCalls(), emit, whose)
+        stream = AnswerStream(Lines(), partial(chunk, whose=whose, key=self._key), WholeCalls(), emit, whose)
         await self._client.stream(self._chat, body, whose, stream.received)
         await stream.end()
 
     async def embed(self, ask: EmbedAsk) -> Vectors:
         whose = f"{self.name}/{ask.model}"
         data, said = await self._client.post(self._embed, msgspec.json.encode(embed_request(ask)), whose)
-        return replace(check_vectors(vectors(data), ask, whose), head=said)
+        return replace(check_vectors(vectors(data, whose), ask, whose), head=said)
 
     async def close(self) -> None:
         await self._client.close()
