@@ -113,11 +113,8 @@ class Anthropic:
                 await emit((whole,))
                 check_ending(whole, whose)
                 return
-            if not response.headers.get("content-type", "").startswith("text/event-stream"):
-                raise failure(response.status_code, response.headers, await response.aread(), whose=whose, key=self._key)
-            await self._read(
-                response, AnswerStream(Events(), partial(chunk, whose=whose, key=self._key), StreamedCalls(), emit, whose), said, whose
-            )
+            stream = AnswerStream(Events(), partial(chunk, whose=whose, key=self._key), StreamedCalls(), emit, whose)
+            await self._read(response, stream, said, whose)
         finally:
             await response.aclose()
 
@@ -133,6 +130,12 @@ class Anthropic:
             raise self.meant(error, whose) from error
 
     async def _read(self, response: httpx2.Response, stream: AnswerStream, said: Head, whose: str) -> None:
+        if not response.headers.get("content-type", "").startswith("text/event-stream"):
+            try:
+                body = await response.aread()
+            except Exception as error:
+                raise transport_error(error, whose, key=self._key) from error
+            raise failure(response.status_code, response.headers, body, whose=whose, key=self._key)
         pieces = response.aiter_raw()
         begun = False
         while True:

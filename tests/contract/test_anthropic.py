@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args
@@ -277,6 +278,13 @@ async def test_a_connection_lost_in_the_middle_is_a_cut() -> None:
     assert (type(error), emitted.answer().text, len(fake.asked)) == (StreamCut, "안녕", 1)
 
 
+async def test_a_connection_lost_in_an_answer_that_is_no_stream() -> None:
+    error, _, fake = await fails(Script([b"<html>", None], headers={"Content-Type": "text/html"}))
+    assert (type(error), len(fake.asked)) == (ProviderUnavailable, 1)
+    error, _, fake = await fails(Script([b'{"type"', None], status=500))
+    assert (type(error), len(fake.asked)) == (ProviderUnavailable, 1)
+
+
 async def test_html_under_200_is_garbage() -> None:
     for ask in (HELLO, golden.ask_of({"messages": [{"role": "user", "parts": [{"text": "x"}]}]})):
         error, _, _ = await fails(Script([b"<html>Sign in</html>"], headers={"Content-Type": "text/html"}), ask)
@@ -331,6 +339,14 @@ async def test_no_server_is_unavailable() -> None:
 async def test_without_a_key_or_an_address_of_its_own_it_does_not_start() -> None:
     with pytest.raises(SettingsError, match="ANTHROPIC_API_KEY"):
         await ours.connect(ProviderSettings(name="anthropic", kind="anthropic"))
+
+
+def test_no_sdk_is_imported_before_connect() -> None:
+    code = (
+        "import sys, sidecar.providers.anthropic, sidecar.providers.google, sidecar.providers.ollama;"
+        "sys.exit(' '.join({'anthropic', 'google.genai', 'httpx2', 'pydantic'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr.strip() == ""
 
 
 async def test_without_its_sdk_it_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
