@@ -305,7 +305,8 @@ def _proxy(base_url: str) -> str | None:
     parts = urlsplit(base_url)
     if not parts.hostname or proxy_bypass(parts.hostname):
         return None
-    return getproxies().get(parts.scheme)
+    proxy = getproxies().get(parts.scheme)
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
 def _figure(text: str) -> float | None:

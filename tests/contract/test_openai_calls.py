@@ -268,3 +268,14 @@ async def test_embeddings(connect: Connect) -> None:
     assert [list(vector) for vector in found.vectors] == [[1.0, 2.0], [-1.0, 0.0]]
     assert found.head is not None
     assert (found.usage.input_tokens, found.head.request_id, fake.asked[0].path) == (2, "req_1", "/v1/embeddings")
+
+
+async def test_a_proxy_of_the_environment_is_used(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    async with FakeProvider(Script([REPLY])) as fake:
+        monkeypatch.setenv("http_proxy", fake.url.removeprefix("http://"))
+        await (await connect("http://llm.example")).generate(ask(), Emitted())
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        await (await connect(fake.url)).generate(ask(), Emitted())
+    assert [asked.headers["Host"] for asked in fake.asked] == ["llm.example", fake.url.removeprefix("http://")]
