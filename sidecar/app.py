@@ -35,7 +35,7 @@ from sidecar.observe import Log, Meter, Metrics
 from sidecar.pipeline import run
 from sidecar.policies.breakers import Breakers
 from sidecar.policies.budgets import Budgets
-from sidecar.policies.models import Preferences
+from sidecar.policies.models import Preferences, refusals
 from sidecar.policies.quotas import Quotas
 from sidecar.providers import Provider
 from sidecar.settings import ProviderSettings, Server, Settings
@@ -78,6 +78,7 @@ def _runner() -> asyncio.Runner:
 async def _serve(settings: Settings) -> int:
     log = Log(settings.logging.level)
     catalog = load_catalog(settings, datetime.now(UTC).date())
+    _require_fallbacks(settings, catalog)
     _require_data_dir(settings)
     engine = make_engine(settings, catalog, log)
     doors = _Doors(engine, (*settings.notices, *catalog.notices))
@@ -328,6 +329,14 @@ async def _open_probes(address: str, registry: CollectorRegistry, ready: Callabl
         await runner.cleanup()
         raise StartError(f"cannot listen on {address} (server.ops_listen): {error.strerror}") from None
     return runner
+
+
+def _require_fallbacks(settings: Settings, catalog: Catalog) -> None:
+    """Production does not start on one leg. Raises SettingsError naming the first nodes without a model or a fallback."""
+    found = refusals(settings, catalog, settings.configured)
+    if found:
+        more = f"; and {len(found) - 3} more: run `sidecar check`" if len(found) > 3 else ""
+        raise SettingsError(settings.origin("profile", "name"), "", f"production is refused: {'; '.join(found[:3])}{more}")
 
 
 def _require_data_dir(settings: Settings) -> None:

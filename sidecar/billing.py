@@ -33,10 +33,10 @@ def billed(call: Call, candidate: Candidate, answer: Answer, outcome: SidecarErr
     complete = ended if isinstance(call.request, EmbedRequest) else answer.finish is not None and said.output_tokens is not None
     if not complete:
         estimated = True
-        tokenizer = candidate.model.tokenizer
+        tokenizer, model = candidate.model.tokenizer, candidate.model.name
         calls = "".join(c.name + c.arguments for c in answer.tool_calls)
-        output = max(output, count_text(tokenizer, answer.text) + count_text(tokenizer, calls))
-        reasoning = max(reasoning, count_text(tokenizer, answer.reasoning))
+        output = max(output, count_text(tokenizer, answer.text, model) + count_text(tokenizer, calls, model))
+        reasoning = max(reasoning, count_text(tokenizer, answer.reasoning, model))
     cached, written, hourly = said.cached_input_tokens or 0, said.cache_write_tokens or 0, said.cache_write_1h_tokens or 0
     return Usage(input_tokens, cached, written, hourly, output, reasoning), estimated
 

@@ -385,7 +385,7 @@ class Call:
         self.answer: Answer | None = None
         self.vectors: Vectors | None = None
         self.first_piece: float | None = None
-        self.sent: Candidate | None = None  # whose pieces the caller has seen
+        self.sent: Answer | None = None  # the try whose pieces the caller has seen
         # settle
         self.usage: Usage = Usage(0, 0, 0, 0, 0, 0)
         self.estimated = False

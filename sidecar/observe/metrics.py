@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+from sidecar.errors import Cancelled, RequestError
+from sidecar.observe.recent import Recent
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -65,7 +69,8 @@ class Metrics:
         self.budget_warnings = Counter("llm_budget_warning_total", "Accounts that reached their warning threshold.", registry=registry)
         self.overruns = Counter("llm_budget_overrun_total", "Calls that cost more than was held for them.", registry=registry)
         self.in_flight = Gauge("llm_calls_in_flight", "Calls being answered now.", registry=registry)
-        registry.register(_BreakerStates(breaker_states))
+        self._recent = Recent()
+        registry.register(_ReadOnDemand(breaker_states, self._recent))
 
     def call(self, call: Call, duration_s: float) -> None:
         """Count one ended call."""
@@ -100,17 +105,30 @@ class Metrics:
             series.cost.inc(call.nano_usd)
         if served is not None and served.fallback and call.error is None:
             series.fallbacks.inc()
+        # A caller's own mistake or change of mind is no error of ours or a provider's.
+        failed = call.error is not None and not isinstance(call.error, RequestError | Cancelled)
+        self._recent.add(key[:4], failed=failed, nano_usd=call.nano_usd, unix_s=time.time())
 
 
-class _BreakerStates(Collector):
-    """Read when somebody looks, so that breakers need not report."""
+class _ReadOnDemand(Collector):
+    """Figures that are worked out when somebody looks, so that nobody needs to keep them up to date."""
 
-    def __init__(self, states: Callable[[], list[tuple[str, str, str]]]) -> None:
-        self._states = states
+    def __init__(self, breaker_states: Callable[[], list[tuple[str, str, str]]], recent: Recent) -> None:
+        self._breaker_states = breaker_states
+        self._recent = recent
 
     def collect(self) -> Iterable[Metric]:
-        family = GaugeMetricFamily("llm_circuit_breaker_state", "0 closed, 1 half open, 2 open.", labels=("service", "provider", "model"))
-        for service, model, state in self._states():
+        now = time.time()
+        rates = GaugeMetricFamily("llm_error_rate", "Failed calls among all of the last 5 minutes, 0 to 1.", labels=_WHERE)
+        for where, rate in self._recent.error_rates(now).items():
+            rates.add_metric(where, rate)
+        yield rates
+        cost = GaugeMetricFamily("llm_cost_daily_usd", "What calls cost since midnight UTC, in US dollars.", labels=_WHERE)
+        for where, nano_usd in self._recent.cost_today(now).items():
+            cost.add_metric(where, nano_usd / 1e9)
+        yield cost
+        states = GaugeMetricFamily("llm_circuit_breaker_state", "0 closed, 1 half open, 2 open.", labels=("service", "provider", "model"))
+        for service, model, state in self._breaker_states():
             provider, _, name = model.partition("/")
-            family.add_metric((service, provider, name), _STATES[state])
-        yield family
+            states.add_metric((service, provider, name), _STATES[state])
+        yield states

@@ -180,10 +180,16 @@ def _ms(ns: int | None) -> int | None:
 
 async def _embed(call: Call, candidate: Candidate, request: EmbedRequest) -> None:
     provider = candidate.provider
-    reply = await provider.embed(EmbedAsk(candidate.model.name, request.inputs, request.dimensions, request.provider_options))
+    dimensions = request.dimensions
+    if dimensions is None and "dimensions" in candidate.model.capabilities & provider.features:
+        dimensions = candidate.model.dimensions  # the catalogue's length may differ from the provider's own default
+    reply = await provider.embed(EmbedAsk(candidate.model.name, request.inputs, dimensions, request.provider_options))
     if len(reply.vectors) != len(request.inputs):
         raise ProviderGarbled(f"{provider.name} answered {len(reply.vectors)} vectors for {len(request.inputs)} inputs")
     call.vectors = reply
+    if candidate.fallback:
+        wanted = call.candidates[0].model.id if call.candidates[0] is not candidate else "the model wanted first"
+        call.notices.append(f"these vectors are {candidate.model.id}'s, not {wanted}'s: another space; never mix them into one index")
 
 
 async def _generate(engine: Engine, call: Call, candidate: Candidate, request: GenerateRequest, answer: Answer) -> None:
@@ -231,9 +237,9 @@ async def _generate(engine: Engine, call: Call, candidate: Candidate, request: G
 
 async def _send_on(call: Call, candidate: Candidate, chunks: Sequence[Chunk]) -> None:
     assert call.send is not None  # noqa: S101  (the caller asked)
-    if call.sent is not candidate:
+    if call.sent is not call.answer:  # each try has an answer of its own, also the same candidate's second one
         restart = call.attempts[-1].outcome if call.sent else ""
-        call.sent = candidate
+        call.sent = call.answer
         await call.send(Start(candidate, restart))
     await call.send(chunks)
 

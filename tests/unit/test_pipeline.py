@@ -264,3 +264,14 @@ async def test_other_tenants_answer_is_never_recalled():
     await bench.run(GenerateRequest(prompt="p", caller=caller("core.react_agent", tenant="a"), cache_mode="default"))
     await bench.run(GenerateRequest(prompt="p", caller=caller("core.react_agent", tenant="b"), cache_mode="default"))
     assert len(bench.openai.asks) == 2
+
+
+async def test_embedding_of_another_space_is_marked():
+    bench = Bench(
+        [(errors.ProviderQuotaExhausted("q"),)], SIDECAR_NODES__ORACLE__EMBEDDING__FALLBACKS="gemini-embedding-001", GOOGLE_API_KEY="k"
+    )
+    bench.engine.providers["google"] = google = type(bench.openai)("google", ([[0.1]],))
+    call = await bench.run(EmbedRequest(caller=caller("oracle.embedding"), inputs=("a",)), stream=False)
+    assert call.served.fallback
+    assert "another space" in call.notices[-1]
+    assert google.asks[0].dimensions == 768  # the catalogue's length, not the provider's own
