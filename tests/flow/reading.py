@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable
 from typing import Any, NamedTuple
 
@@ -32,7 +31,7 @@ class Streamed(NamedTuple):
     start: llm_pb2.StreamStart | None
     end: llm_pb2.GenerateResponse | None
     kinds: list[str]
-    text_at: list[float]  # loop.time() of each text delta
+    restarts: list[str]  # why the answer began again; text and tools are those since the last time
 
 
 def failure(error: grpc.aio.AioRpcError, streamed: Streamed | None = None) -> Failure:
@@ -91,10 +90,12 @@ async def stream_failed(stream: Any) -> Failure:
 
 
 async def _read(stream: Any) -> tuple[Streamed, grpc.aio.AioRpcError | None]:
-    text, reasoning, kinds, text_at = [], [], [], []
+    text: list[str] = []
+    reasoning: list[str] = []
+    kinds: list[str] = []
+    restarts: list[str] = []
     tools: dict[int, llm_pb2.ToolCall] = {}
     start = end = error = None
-    loop = asyncio.get_running_loop()
     try:
         async for event in stream:
             kind = event.WhichOneof("event")
@@ -109,9 +110,12 @@ async def _read(stream: Any) -> tuple[Streamed, grpc.aio.AioRpcError | None]:
                     end = event.end
                 case "text_delta":
                     text.append(event.text_delta)
-                    text_at.append(loop.time())
                 case "reasoning_delta":
                     reasoning.append(event.reasoning_delta)
+                case "restart":
+                    restarts.append(event.restart.reason)
+                    start = event.restart.start
+                    text, reasoning, tools = [], [], {}
                 case "tool_call_delta":
                     delta = event.tool_call_delta
                     call = tools.setdefault(delta.index, llm_pb2.ToolCall())
@@ -120,7 +124,7 @@ async def _read(stream: Any) -> tuple[Streamed, grpc.aio.AioRpcError | None]:
     except grpc.aio.AioRpcError as raised:
         error = raised
     ordered = [tools[index] for index in sorted(tools)]
-    return Streamed("".join(text), "".join(reasoning), ordered, start, end, kinds, text_at), error
+    return Streamed("".join(text), "".join(reasoning), ordered, start, end, kinds, restarts), error
 
 
 async def account(sidecar: Sidecar, tenant: str) -> ops_pb2.AccountView:

@@ -21,7 +21,8 @@ WEATHER = pb.Tool(
     description="Tells the weather.",
     parameters='{"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}',
 )
-SCHEMA = '{"type": "object", "properties": {"b": {"type": "integer"}, "a": {"type": "integer"}}, "required": ["b", "a"], "additionalProperties": false}'
+SCHEMA = """{"type": "object", "properties": {"b": {"type": "integer"}, "a": {"type": "integer"}}, "required": ["b", "a"],
+"additionalProperties": false}"""
 
 
 def turns(*said: tuple[int, str]) -> list[pb.Message]:

@@ -1,0 +1,342 @@
+"""How calls end that do not end well by themselves: cancelled, too late, cut, retried, answered by another. Always settled, once.
+
+Bounds: a cancelled caller's provider call ends within 1 s; a deadline is kept within 250 ms. `NOISE_S` is added to the latter, because
+these tests share two busy cores with other processes; it is no part of the requirement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+
+from sidecar.v1 import llm_pb2 as pb
+from tests.fakes.script import Fail, HangUp, Raw, Say, Stall, Tokens, Vectors
+from tests.flow.reading import account, failed, nano_usd, stream_failed, streamed, tokens
+
+ALL = ("openai", "anthropic", "google", "ollama", "compatible")
+CANCEL_S = 1.0
+DEADLINE_S = 0.25
+NOISE_S = 0.25
+
+
+def ask(model: str, tenant: str = "", node: str = "", **fields: object) -> pb.GenerateRequest:
+    return pb.GenerateRequest(prompt="Tell me a story.", model=model, caller=pb.Caller(tenant=tenant, node=node), **fields)
+
+
+async def settled_once(sidecar, model: str, status: str, tenant: str) -> int:
+    """One call of this model ended, with this status, and nothing is held any more. Returns what it cost in nano-USD."""
+    await sidecar.until_idle()
+    assert await sidecar.metric("llm_request_total", model=model) == 1
+    assert await sidecar.metric("llm_request_total", model=model, status=status) == 1
+    paid = await account(sidecar, tenant)
+    assert (paid.pending_nano_usd, paid.pending_tokens) == (0, 0)
+    assert await sidecar.metric("llm_cost_nano_usd_total", model=model) == paid.used_nano_usd
+    assert await sidecar.metric("llm_token_usage_total", model=model) == paid.used_tokens
+    return paid.used_nano_usd
+
+
+# --- the caller goes away ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("provider", ALL)
+async def test_cancelled_unary_call_stops_the_provider(sidecar, upstream, fresh, tenant, provider):
+    model = fresh(provider)
+    upstream.on(model, Stall())
+    call = sidecar.llm.Generate(ask(model, tenant))
+    exchange = await upstream.request(model)
+    held = await account(sidecar, tenant)
+    assert held.pending_nano_usd > 0
+    call.cancel()
+    cancelled_at = asyncio.get_running_loop().time()
+    await exchange.ended(within_s=5)
+    assert exchange.closed_at - cancelled_at < CANCEL_S
+    assert await settled_once(sidecar, model, "CANCELLED", tenant) > 0  # the prompt was sent, and is billed
+
+
+@pytest.mark.parametrize("provider", ALL)
+async def test_cancelled_stream_stops_the_provider(sidecar, upstream, fresh, tenant, provider):
+    model = fresh(provider)
+    upstream.on(model, Say(pieces=(" word",) * 1000, delay_ms=10))
+    stream = sidecar.llm.Stream(ask(model, tenant))
+    while (await stream.read()).WhichOneof("event") != "text_delta":
+        pass
+    exchange = await upstream.request(model)
+    stream.cancel()
+    cancelled_at = asyncio.get_running_loop().time()
+    await exchange.ended(within_s=5)
+    assert exchange.closed_at - cancelled_at < CANCEL_S
+    assert await settled_once(sidecar, model, "CANCELLED", tenant) > 0
+
+
+async def test_cancelled_while_waiting_to_retry(sidecar, upstream, fresh, tenant):
+    model = fresh("compatible")
+    upstream.on(model, Fail(503))
+    call = sidecar.llm.Generate(ask(model, tenant))
+    await (await upstream.request(model)).ended(within_s=5)
+    call.cancel()
+    assert await settled_once(sidecar, model, "CANCELLED", tenant) == 0  # a 503 costs nothing
+    assert len(upstream.asked(model)) == 1
+
+
+async def test_cancelled_embedding(sidecar, upstream, fresh, tenant):
+    model = fresh("openai")
+    upstream.on(model, Stall())
+    call = sidecar.llm.Embed(pb.EmbedRequest(inputs=["x"], model=model, caller=pb.Caller(tenant=tenant)))
+    exchange = await upstream.request(model)
+    call.cancel()
+    cancelled_at = asyncio.get_running_loop().time()
+    await exchange.ended(within_s=5)
+    assert exchange.closed_at - cancelled_at < CANCEL_S
+    await settled_once(sidecar, model, "CANCELLED", tenant)
+
+
+# --- the time is up ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("provider", ALL)
+@pytest.mark.parametrize("way", ["Generate", "Stream"])
+async def test_deadline_is_kept(sidecar, upstream, fresh, tenant, provider, way):
+    model, deadline_s = fresh(provider), 0.8
+    upstream.on(model, Stall())
+    began_at = asyncio.get_running_loop().time()
+    if way == "Generate":
+        got = await failed(sidecar.llm.Generate(ask(model, tenant), timeout=deadline_s))
+    else:
+        got = await stream_failed(sidecar.llm.Stream(ask(model, tenant), timeout=deadline_s))
+    took_s = asyncio.get_running_loop().time() - began_at
+    assert got.code == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert got.reason in ("DEADLINE_EXCEEDED", "")  # empty where the client's own clock was faster
+    assert took_s < deadline_s + DEADLINE_S + NOISE_S
+    exchange = await upstream.request(model)
+    await exchange.ended(within_s=5)
+    assert exchange.closed_at - began_at < deadline_s + DEADLINE_S + NOISE_S
+    await settled_once(sidecar, model, "DEADLINE_EXCEEDED", tenant)
+
+
+async def test_deadline_in_the_middle_of_a_stream_tells_what_came(sidecar, upstream, fresh, tenant):
+    model, gate = fresh("compatible"), asyncio.Event()
+    upstream.on(model, Say(pieces=("Once ", "upon "), gate=gate, hold_after=1))
+    got = await stream_failed(sidecar.llm.Stream(ask(model, tenant), timeout=2))
+    assert got.code == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert got.streamed.text == "Once "
+    cost = await settled_once(sidecar, model, "DEADLINE_EXCEEDED", tenant)
+    assert cost > 0
+    if got.partial is not None:  # absent where the client's own clock was faster
+        assert (got.partial.text, got.partial.cost.nano_usd) == ("Once ", cost)
+    gate.set()
+
+
+async def test_no_retry_that_cannot_be_in_time(sidecar, upstream, fresh):
+    model = fresh("compatible")
+    upstream.on(model, Fail(429, headers=(("Retry-After", "60"),)))
+    got = await failed(sidecar.llm.Generate(ask(model), timeout=20))
+    assert (got.code, got.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "PROVIDER_RATE_LIMITED")
+    assert 55 < got.retry_after_s <= 76
+    assert len(upstream.asked(model)) == 1
+
+
+# --- the provider fails -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("provider", ALL)
+async def test_fallback_before_the_first_piece(sidecar, upstream, fresh, tenant, provider):
+    model = fresh(provider)
+    upstream.on(model, Fail(500))
+    got = await streamed(sidecar.llm.Stream(ask(model, tenant, "flow.chain")))
+    assert got.text == "Hello, world!"
+    assert (got.start.model, got.start.fallback, got.end.fallback) == ("compatible-default", True, True)
+    tried = [(a.model, a.outcome) for a in got.end.attempts]
+    assert tried[0] == (model, "PROVIDER_UNAVAILABLE")
+    assert tried[-1] == ("compatible-default", "ok")
+    assert len(tried) == len(upstream.asked(model)) + 1
+    assert await sidecar.metric("llm_fallback_total", model="compatible-default") > 0
+
+
+@pytest.mark.parametrize("provider", ["openai", "compatible"])
+async def test_used_up_quota_goes_to_the_next_model_at_once(sidecar, upstream, fresh, provider):
+    model = fresh(provider)
+    upstream.on(model, Fail(429, "You exceeded your current quota.", "insufficient_quota"))
+    reply = await sidecar.llm.Generate(ask(model, node="flow.chain"))
+    assert [(a.model, a.outcome) for a in reply.attempts] == [(model, "PROVIDER_QUOTA_EXHAUSTED"), ("compatible-default", "ok")]
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "compatible"])
+async def test_retry_after_is_kept(sidecar, upstream, fresh, provider):
+    model = fresh(provider)
+    upstream.on(model, Fail(429, headers=(("Retry-After", "1"),)), Say())
+    reply = await sidecar.llm.Generate(ask(model))
+    assert [a.outcome for a in reply.attempts] == ["PROVIDER_RATE_LIMITED", "ok"]
+    assert not reply.fallback
+    first, second = upstream.asked(model)
+    assert second.arrived_at - first.arrived_at >= 1.0
+
+
+@pytest.mark.parametrize("provider", ["anthropic", "openai"])
+async def test_connection_lost_before_the_answer_is_tried_again(sidecar, upstream, fresh, provider):
+    model = fresh(provider)
+    upstream.on(model, HangUp(), Say(pieces=("At last.",)))
+    reply = await sidecar.llm.Generate(ask(model))
+    assert reply.text == "At last."
+    assert [a.outcome for a in reply.attempts] == ["PROVIDER_UNAVAILABLE", "ok"]
+
+
+@pytest.mark.parametrize("provider", ALL)
+@pytest.mark.parametrize("cut", ["reset", "close"])
+async def test_cut_stream_is_an_error_with_its_part_and_its_price(sidecar, upstream, fresh, tenant, provider, cut):
+    model = fresh(provider)
+    upstream.on(model, Say(pieces=("Once ", "upon ", "a time"), cut=cut, cut_after=2, tokens=Tokens(input=50, output=9)))
+    got = await stream_failed(sidecar.llm.Stream(ask(model, tenant, "flow.chain")))
+    assert (got.code, got.reason) == (grpc.StatusCode.DATA_LOSS, "STREAM_CUT")
+    assert got.streamed.text == got.partial.text == "Once upon "
+    assert got.partial.usage.output_tokens > 0
+    assert got.partial.usage.input_tokens > 0
+    assert got.partial.usage.estimated
+    assert [(a.model, a.outcome) for a in got.partial.attempts] == [(model, "STREAM_CUT")]
+    cost = await settled_once(sidecar, model, "STREAM_CUT", tenant)
+    assert cost == got.partial.cost.nano_usd == nano_usd(got.partial.usage)
+
+
+@pytest.mark.parametrize(
+    ("provider", "cut"),
+    [(p, c) for p in ("openai", "anthropic", "compatible") for c in ("no_finish", "no_end")]
+    + [("google", "no_finish"), ("ollama", "no_end")],
+)
+async def test_whole_text_without_its_end_is_cut_too(sidecar, upstream, fresh, provider, cut):
+    model = fresh(provider)
+    upstream.on(model, Say(cut=cut, cut_after=99))
+    got = await stream_failed(sidecar.llm.Stream(ask(model)))
+    assert (got.code, got.reason) == (grpc.StatusCode.DATA_LOSS, "STREAM_CUT")
+    assert got.partial.text == "Hello, world!"
+
+
+@pytest.mark.parametrize("provider", ALL)
+async def test_error_event_in_the_middle_of_a_stream(sidecar, upstream, fresh, tenant, provider):
+    model = fresh(provider)
+    upstream.on(model, Say(error_after=2))
+    got = await stream_failed(sidecar.llm.Stream(ask(model, tenant)))
+    assert got.code == grpc.StatusCode.DATA_LOSS
+    assert got.reason == "PROVIDER_UNAVAILABLE"
+    assert got.partial.text == got.streamed.text == "Hello, "
+    assert await settled_once(sidecar, model, "PROVIDER_UNAVAILABLE", tenant) == got.partial.cost.nano_usd > 0
+
+
+async def test_caller_may_have_a_cut_stream_begun_again(sidecar, upstream, fresh, tenant):
+    model = fresh("compatible")
+    upstream.on(model, Say(pieces=("Once ", "upon "), cut="close", cut_after=1), Say(pieces=("Once ", "more")))
+    got = await streamed(sidecar.llm.Stream(ask(model, tenant, on_cut=pb.ON_CUT_RESTART)))
+    assert got.text == "Once more"
+    assert got.restarts == ["STREAM_CUT"]
+    assert [a.outcome for a in got.end.attempts] == ["STREAM_CUT", "ok"]
+    assert got.end.cost.nano_usd > nano_usd(pb.Usage(input_tokens=11, output_tokens=7))  # the first try is paid for too
+    assert (await account(sidecar, tenant)).used_nano_usd == got.end.cost.nano_usd
+
+
+async def test_caller_may_have_a_stream_held_until_it_is_whole(sidecar, upstream, fresh):
+    model = fresh("compatible")
+    upstream.on(model, Say(pieces=("Once ", "upon "), cut="close", cut_after=1), Say(pieces=("Once ", "more")))
+    got = await streamed(sidecar.llm.Stream(ask(model, on_cut=pb.ON_CUT_HOLD)))
+    assert (got.text, got.restarts, got.kinds.count("text_delta")) == ("Once more", [], 1)
+
+
+@pytest.mark.parametrize("provider", ALL)
+async def test_refused_request_costs_nothing(sidecar, upstream, fresh, tenant, provider):
+    """A failure that the provider answered with an error costs nothing and holds nothing."""
+    model = fresh(provider)
+    upstream.on(model, Fail(400, "messages: roses are red"))
+    got = await failed(sidecar.llm.Generate(ask(model, tenant)))
+    assert (got.code, got.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "PROVIDER_REJECTED")
+    assert "roses are red" in got.message
+    assert got.facts["provider_status"] == "400"
+    assert await settled_once(sidecar, model, "PROVIDER_REJECTED", tenant) == 0
+    assert len(upstream.asked(model)) == 1
+
+
+@pytest.mark.parametrize("provider", ALL)
+async def test_model_that_the_provider_does_not_know(sidecar, upstream, fresh, provider):
+    model = fresh(provider)
+    upstream.on(model, Fail(404, f"model {model} not found"))
+    got = await failed(sidecar.llm.Generate(ask(model)))
+    assert (got.code, got.reason) == (grpc.StatusCode.NOT_FOUND, "PROVIDER_MODEL_UNKNOWN")
+
+
+async def test_silent_providers_are_left_for_the_next_one(start_sidecar, upstream):
+    sidecar = await start_sidecar("[timeouts]\nfirst_token_ms = 300\nidle_ms = 300\n")
+    upstream.on("never", Stall())
+    got = await streamed(sidecar.llm.Stream(ask("compatible/never", node="flow.chain")))
+    assert [(a.model, a.outcome) for a in got.end.attempts] == [("compatible/never", "PROVIDER_TIMEOUT"), ("compatible-default", "ok")]
+    assert got.end.fallback
+    await (await upstream.request("never")).ended(within_s=CANCEL_S)
+    gate = asyncio.Event()
+    upstream.on("halting", Say(gate=gate, hold_after=2))
+    cut = await stream_failed(sidecar.llm.Stream(ask("compatible/halting", node="flow.chain")))
+    assert (cut.code, cut.reason) == (grpc.StatusCode.DATA_LOSS, "PROVIDER_TIMEOUT")
+    assert cut.partial.text == "Hello, "
+    await (await upstream.request("halting")).ended(within_s=CANCEL_S)
+
+
+async def test_slow_reader_is_no_silent_provider(start_sidecar, upstream):
+    sidecar = await start_sidecar("[timeouts]\nidle_ms = 200\n")
+    upstream.on("fluent", Say(pieces=("x" * 10_000,) * 200))
+    stream = sidecar.llm.Stream(ask("compatible/fluent"))
+    assert (await stream.read()).WhichOneof("event") == "start"
+    await asyncio.sleep(1)  # longer than the provider may be silent, while the provider waits for us
+    text = 0
+    while (event := await stream.read()) is not grpc.aio.EOF:
+        text += len(event.text_delta)
+    assert text == 2_000_000
+
+
+async def test_open_breaker_goes_to_the_next_model_without_asking(sidecar, upstream, fresh):
+    model = fresh("compatible")
+    upstream.on(model, Fail(503))
+    await sidecar.llm.Generate(ask(model, node="flow.chain"))
+    asked = len(upstream.asked(model))
+    assert asked == 3  # in a row, by default
+    began_at = asyncio.get_running_loop().time()
+    reply = await sidecar.llm.Generate(ask(model, node="flow.chain"))
+    assert asyncio.get_running_loop().time() - began_at < 1.0
+    assert (reply.model, reply.fallback) == ("compatible-default", True)
+    assert len(upstream.asked(model)) == asked
+    assert await sidecar.metric("llm_circuit_breaker_state", model=model) == 2
+
+
+async def test_budget_refuses_before_anything_is_asked(start_sidecar, upstream, tenant):
+    sidecar = await start_sidecar(
+        "[nodes.flow.cheap]\nprimary = 'compatible/compatible-default'\nmax_output_tokens = 100\n".replace("'", '"')
+    )
+    rich = await account(sidecar, tenant)
+    assert rich.limit_nano_usd == 30_000_000_000
+    upstream.on("compatible-default", Say(tokens=Tokens(input=11, output=8_000_000)))  # 32 USD: an overrun, posted in full
+    reply = await sidecar.llm.Generate(ask("", tenant, "flow.cheap"))
+    assert reply.cost.nano_usd == 32_000_011_000
+    upstream.on("compatible-default", Say())
+    before = len(upstream.asked("compatible-default"))
+    got = await failed(sidecar.llm.Generate(ask("", tenant, "flow.cheap")))
+    assert (got.code, got.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "BUDGET_EXCEEDED")
+    assert f"tenant:{tenant}:day" in got.message
+    assert got.retry_after_s > 0
+    assert len(upstream.asked("compatible-default")) == before
+    assert (await sidecar.llm.Generate(ask("", tenant + "x", "flow.cheap"))).text == "Hello, world!"
+
+
+async def test_missing_vector_is_no_answer(sidecar, upstream, fresh, tenant):
+    models = {provider: fresh(provider) for provider in ("openai", "google", "ollama", "compatible")}
+
+    async def ask_for_three(model: str):
+        upstream.on(model, Vectors(missing=1))
+        return await failed(sidecar.llm.Embed(pb.EmbedRequest(inputs=["a", "b", "c"], model=model, caller=pb.Caller(tenant=tenant))))
+
+    for got in await asyncio.gather(*map(ask_for_three, models.values())):
+        assert (got.code, got.reason) == (grpc.StatusCode.UNAVAILABLE, "PROVIDER_GARBLED"), got
+        assert "3" in got.message
+        assert "2" in got.message
+
+
+async def test_wrong_content_length_is_a_failure(sidecar, upstream, fresh):
+    model = fresh("compatible")
+    upstream.on(model, Raw(b'{"choices": [', promised=5000), Say())
+    reply = await sidecar.llm.Generate(ask(model))
+    assert [a.outcome for a in reply.attempts] == ["PROVIDER_UNAVAILABLE", "ok"]
+    assert tokens(reply.usage) == (11, 0, 0, 7, 0)
