@@ -9,11 +9,11 @@ use regex_syntax::hir::{Class, HirKind};
 
 #[path = "src/tokens/table.rs"]
 mod table;
-use table::{LONG, LONGEST, PILOT_BYTES, RANK_BITS, SHORT, SLOT_BYTES};
+use table::{LONG, LONGEST, NO_TOKEN, PILOT_BYTES, RANK_BITS, SHORT, SLOT_BYTES};
 
 /// The value of a slot without a token: a length that no look-up has.
 const EMPTY: u32 = u32::MAX;
-/// Tokens per bucket and slots per token: fuller tables are smaller, and take longer to make.
+/// At most so many tokens per bucket on average, and slots per token: fuller tables are smaller, and take longer to make.
 const TOKENS_PER_BUCKET: usize = 4;
 const SLOTS_PER_TOKEN: f64 = 1.06;
 
@@ -82,13 +82,14 @@ fn write_vocabulary(data: &Path, out: &Path, name: &str) {
     write(out.join(format!("{name}.pilots")), &pilots.iter().flat_map(|pilot| pilot.to_le_bytes()).collect::<Vec<_>>());
     write(out.join(format!("{name}.long")), &long);
     write(out.join(format!("{name}.joints")), &joints(&tokens));
+    write(out.join(format!("{name}.pairs")), &pairs(&tokens));
 }
 
 /// Gives every hash a slot of its own: a pilot for each bucket, and the owner of each slot.
 fn place(hashes: &[u64]) -> (Vec<u16>, Vec<Option<usize>>) {
     const { assert!(PILOT_BYTES == size_of::<u16>()) };
     let slots = (hashes.len() as f64 * SLOTS_PER_TOKEN) as usize;
-    let mut buckets = vec![Vec::new(); hashes.len() / TOKENS_PER_BUCKET];
+    let mut buckets = vec![Vec::new(); (hashes.len() / TOKENS_PER_BUCKET).next_power_of_two()];
     for (rank, &hash) in hashes.iter().enumerate() {
         let bucket = table::bucket(hash, buckets.len());
         buckets[bucket].push(rank);
@@ -116,6 +117,17 @@ fn place(hashes: &[u64]) -> (Vec<u16>, Vec<Option<usize>>) {
         }
     }
     (pilots, owners)
+}
+
+/// The rank of every pair of bytes, or `NO_TOKEN`, as u32.
+fn pairs(tokens: &[&[u8]]) -> Vec<u8> {
+    let mut ranks = vec![NO_TOKEN; 1 << 16];
+    for (rank, token) in tokens.iter().enumerate() {
+        if let &[left, right] = *token {
+            ranks[usize::from(left) << 8 | usize::from(right)] = rank as u32;
+        }
+    }
+    ranks.into_iter().flat_map(u32::to_le_bytes).collect()
 }
 
 /// One bit for every pair of bytes: whether some token has the two side by side.

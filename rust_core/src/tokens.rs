@@ -10,7 +10,8 @@ mod vocabulary;
 mod work;
 
 use merge::Merger;
-use vocabulary::{NO_TOKEN, VOCABULARIES, Vocabulary};
+use table::NO_TOKEN;
+use vocabulary::{VOCABULARIES, Vocabulary};
 
 /// Counts the tokens of texts in one encoding, as tiktoken's `encode_ordinary` makes them: special tokens are plain text.
 ///
@@ -58,7 +59,7 @@ impl TokenCounter {
         while start < text.len() {
             let end = self.vocabulary.pattern.piece_end(text, start);
             count += match self.vocabulary.rank(text, start, end) {
-                NO_TOKEN => merger.count(self.vocabulary, &text[start..end]),
+                NO_TOKEN => merge::count(self.vocabulary, text, start..end, &mut merger),
                 _ => 1,
             };
             if count > limit {

@@ -12,6 +12,8 @@ pub const PILOT_BYTES: usize = 2;
 pub const SHORT: usize = 8;
 /// No token of either vocabulary is longer, in bytes.
 pub const LONGEST: usize = 128;
+/// In the place of a rank: these bytes are no token.
+pub const NO_TOKEN: u32 = u32::MAX;
 /// Bits of the value that hold the rank; above them stands the length of a short token, or `LONG`.
 pub const RANK_BITS: u32 = 18;
 /// In the place of a length: the token is a long one.
@@ -48,21 +50,19 @@ pub fn hash_long(token: &[u8]) -> u64 {
     fold(last ^ hash, PI)
 }
 
-#[inline]
-fn scale(hash: u64, size: usize) -> usize {
-    (((hash >> 32) * size as u64) >> 32) as usize
-}
-
-/// The bucket of a hash, out of `buckets`.
+/// The bucket of a hash, out of `buckets`, a power of two.
 #[inline]
 pub fn bucket(hash: u64, buckets: usize) -> usize {
-    scale(hash, buckets)
+    (hash >> 32) as usize & (buckets - 1)
 }
 
 /// The slot of a hash, out of `slots`, under its bucket's pilot.
 #[inline]
 pub fn slot(hash: u64, pilot: u16, slots: usize) -> usize {
-    scale((hash ^ u64::from(pilot).wrapping_mul(E)).wrapping_mul(PHI), slots)
+    // Two hashes of one bucket differ in at least one of start and step, so that some pilot parts them.
+    let (start, step) = (hash as u32, (hash >> 24) as u32 | 1);
+    let spread = start.wrapping_add(step.wrapping_mul(pilot.into()));
+    ((u64::from(spread) * slots as u64) >> 32) as usize
 }
 
 /// The key of a long token: where it starts among the long tokens, how long it is, and half of its hash.

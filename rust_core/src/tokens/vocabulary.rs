@@ -1,20 +1,20 @@
 //! A vocabulary as read-only tables inside the binary: nothing to load, nothing on the heap, one copy for all processes of a machine.
 
 use super::split::Pattern;
-use super::table::{self, LONG, PILOT_BYTES, RANK_BITS, SHORT, SLOT_BYTES};
+use super::table::{self, LONG, NO_TOKEN, PILOT_BYTES, RANK_BITS, SHORT, SLOT_BYTES};
 use super::work;
-
-/// In the place of a rank: these bytes are no token.
-pub(super) const NO_TOKEN: u32 = u32::MAX;
 
 /// One encoding: its pattern and its tables, as `build.rs` makes them.
 pub(super) struct Vocabulary {
     pub(super) name: &'static str,
     pub(super) pattern: Pattern,
     slots: &'static [u8],
+    slot_count: usize,
     pilots: &'static [u8],
+    buckets: usize,
     long: &'static [u8],
     joints: &'static [u8; 1 << 13],
+    pairs: &'static [u8; 1 << 18],
 }
 
 macro_rules! vocabulary {
@@ -23,9 +23,12 @@ macro_rules! vocabulary {
             name: $name,
             pattern: $pattern,
             slots: include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".slots")),
+            slot_count: include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".slots")).len() / SLOT_BYTES,
             pilots: include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".pilots")),
+            buckets: include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".pilots")).len() / PILOT_BYTES,
             long: include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".long")),
             joints: include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".joints")),
+            pairs: include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".pairs")),
         }
     };
 }
@@ -68,12 +71,20 @@ impl Vocabulary {
     /// The key and the value in a hash's slot.
     #[inline]
     fn slot(&self, hash: u64) -> (u64, u32) {
-        let at = PILOT_BYTES * table::bucket(hash, self.pilots.len() / PILOT_BYTES);
-        let pilot = u16::from_le_bytes([self.pilots[at], self.pilots[at + 1]]);
-        let at = SLOT_BYTES * table::slot(hash, pilot, self.slots.len() / SLOT_BYTES);
+        let at = PILOT_BYTES * table::bucket(hash, self.buckets);
+        let pilot = u16::from_le_bytes(*self.pilots[at..].first_chunk().expect("a bucket number is below the number of buckets"));
+        let at = SLOT_BYTES * table::slot(hash, pilot, self.slot_count);
         let slot: &[u8; SLOT_BYTES] = self.slots[at..].first_chunk().expect("a slot number is below the number of slots");
         let [k0, k1, k2, k3, k4, k5, k6, k7, value @ ..] = *slot;
         (u64::from_le_bytes([k0, k1, k2, k3, k4, k5, k6, k7]), u32::from_le_bytes(value))
+    }
+
+    /// The rank of two bytes, or `NO_TOKEN`: a merge starts with these look-ups, so they have their own table.
+    #[inline]
+    pub(super) fn pair(&self, left: u8, right: u8) -> u32 {
+        work::step(1);
+        let at = (usize::from(left) << 8 | usize::from(right)) * size_of::<u32>();
+        self.pairs[at..].first_chunk().map_or(NO_TOKEN, |rank| u32::from_le_bytes(*rank))
     }
 
     /// Whether some token has these two bytes side by side. Where none has, no merge ever crosses.
