@@ -321,7 +321,8 @@ _STATUSES: Final[dict[int, type[ProviderError]]] = {
 _SPENT: Final = {"enforced_spend_limit_reached", "contract_spend_limit_reached", "linked_organization_spend_limit_reached"}
 
 # Anthropic has one type for all that is wrong with a request; only its words tell these apart.
-_TOO_LONG: Final = ("prompt is too long", "exceed context limit", "exceeds the context window")
+# The last words are those of llama.cpp, which speaks this API too.
+_TOO_LONG: Final = ("prompt is too long", "exceed context limit", "exceeds the context window", "exceeds the available context size")
 _NO_CREDIT: Final = ("credit balance is too low", "specified api usage limits")
 
 
