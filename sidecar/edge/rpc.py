@@ -126,8 +126,12 @@ def _metadata(context: Context) -> dict[str, str]:
     found: dict[str, str] = {}
     for key, value in context.invocation_metadata() or ():
         if key in _METADATA:
-            if isinstance(value, bytes):
-                raise InvalidRequest(f"metadata {key} is not UTF-8 text; expected printable characters", field=key)
+            # gRPC turns bytes that are no UTF-8 into other letters without a word: only ASCII is sure to be what was sent.
+            if isinstance(value, bytes) or not value.isascii():
+                raise InvalidRequest(
+                    f"metadata {key} holds bytes that are not ASCII, all that metadata can carry; put the name into the message's caller",
+                    field=key,
+                )
             found[key] = value
     return found
 

@@ -42,6 +42,8 @@ async def attempt(engine: Engine, call: Call) -> None:
     SchemaViolated; TimeoutError (from the pipeline) at the deadline. After the first piece was sent on nothing is retried, unless the
     caller chose `on_cut: restart`.
     """
+    if asyncio.get_running_loop().time() >= call.deadline:
+        raise TimeoutError  # nobody is asked for a caller whose time is up: a cancellation would come after the question
     turns = [_Turn(candidate) for candidate in call.candidates]
     failure: SidecarError | None = None
     while turns:

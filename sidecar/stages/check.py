@@ -51,7 +51,7 @@ def check(engine: Engine, call: Call) -> None:
     needs: set[Feature] | None = None
     if request.temperature is not None or request.top_p is not None:
         needs = {"generate", "sampling"}
-    if request.system or len(call.messages) > 1 or type(call.messages[0].parts[0]) is not Text:
+    if request.system or len(call.messages) > 1 or any(type(part) is not Text for part in call.messages[0].parts):
         needs = (needs or {"generate"}) | _message_needs(call.messages)
     if request.tools or request.tool_choice is not None:
         needs = (needs or {"generate"}) | _tool_needs(request)

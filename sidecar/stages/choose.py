@@ -79,7 +79,8 @@ def _most_output(call: Call, model: Model) -> int:
 def _refuse(call: Call, lacking: str, too_long: str) -> None:
     """Say the most useful thing: what the request asks too much of, before what the deployment lacks."""
     if too_long:
-        raise PromptTooLong(f"the prompt fits no candidate: {too_long}; shorten it", field="prompt")
+        field = "inputs" if isinstance(call.request, EmbedRequest) else "prompt"
+        raise PromptTooLong(f"the prompt fits no candidate: {too_long}; shorten it", field=field)
     if lacking:
         field = next((_FIELDS[need] for need in sorted(call.needs) if need in _FIELDS and need in lacking), "model")
         raise UnsupportedFeature(f"no candidate can do what {field} asks: {lacking}; drop it or name a model that can", field=field)
