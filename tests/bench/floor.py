@@ -7,9 +7,7 @@ stream's network reads are sent on as they come, one message each. It is what th
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -42,7 +40,7 @@ def handlers(session: aiohttp.ClientSession, upstream: str) -> grpc.GenericRpcHa
     methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "Unary": grpc.unary_unary_rpc_method_handler(unary),
         "Embed": grpc.unary_unary_rpc_method_handler(embed),
-        "Stream": grpc.unary_stream_rpc_method_handler(stream),  # type: ignore[arg-type]
+        "Stream": grpc.unary_stream_rpc_method_handler(stream),
     }
     return grpc.method_handlers_generic_handler(SERVICE, methods)
 

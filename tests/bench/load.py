@@ -62,13 +62,13 @@ class Callers:
     def ask(self, job: Job) -> Ask:
         if job.kind == "http":
             return lambda: self._post(job)
-        call = self._channel(job.target).unary_unary(job.method)
-        return lambda: call(job.body, timeout=60)  # type: ignore[return-value]
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel(job.target).unary_unary(job.method)
+        return lambda: call(job.body, timeout=60)
 
     def read(self, job: Job) -> Read:
         if job.kind == "http":
             return lambda: self._stream(job)
-        call = self._channel(job.target).unary_stream(job.method)
+        call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel(job.target).unary_stream(job.method)
         return lambda: call(job.body, timeout=60).__aiter__()
 
     def _channel(self, target: str) -> grpc.aio.Channel:

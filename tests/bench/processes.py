@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import grpc
 import msgspec
@@ -115,7 +115,7 @@ class Sidecar(Process):
             except OSError:
                 time.sleep(0.005)
         with grpc.insecure_channel(self.target) as channel:
-            health = health_pb2_grpc.HealthStub(channel)
+            health: Any = health_pb2_grpc.HealthStub(channel)
             while self.is_running():
                 reply = health.Check(health_pb2.HealthCheckRequest(service=""), timeout=20)
                 if reply.status == health_pb2.HealthCheckResponse.SERVING:
