@@ -283,7 +283,7 @@ class TokenCounter:
     """Counts tokens exactly as tiktoken's `encode_ordinary` does: special tokens such as <|endoftext|> are plain text.
 
     Nothing is downloaded or loaded: the vocabularies are read-only pages of this extension, shared by all processes of a machine. A count
-    takes time in proportion to the text, whatever is in it, and lets other threads run meanwhile if the text is long (16 KiB or more).
+    takes time in proportion to the text, whatever is in it, and lets other threads run meanwhile if the text is long (8 KiB or more).
     A surrogate without its partner counts as U+FFFD. Counts of parts do not add up to the count of the whole.
     """
 

@@ -7,8 +7,8 @@ use pyo3::types::PyString;
 use super::whole::whole;
 use crate::tokens;
 
-/// From about this many bytes on a count takes over 50 µs, and other Python threads may run meanwhile.
-const LONG_BYTES: usize = 16 * 1024;
+/// From here on a count takes 80 µs (English) to 200 µs (Korean) and more, and other Python threads may run meanwhile.
+const LONG_BYTES: usize = 8 * 1024;
 
 #[pyclass(frozen, module = "sidecar._core")]
 pub struct TokenCounter(tokens::TokenCounter);
