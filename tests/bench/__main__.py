@@ -66,9 +66,9 @@ def _other(name: str) -> str:
 
 
 def _heading(took_s: float) -> str:
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ""
-    )
+    cpu = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").open() if line.startswith("model name")), "unknown")
+    machine = f"{platform.system()} on {platform.machine()}, {os.cpu_count()} cores ({cpu})"
+    python = f"{platform.python_implementation()} {platform.python_version()}"
     return f"""# What the sidecar costs
 
 Measured by `make bench` on {datetime.now(UTC).date()}, {machine}, {python}, in {took_s:.0f} s.
