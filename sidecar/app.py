@@ -7,6 +7,7 @@ import importlib
 import os
 import random
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -311,12 +312,26 @@ def _bind(server: grpc.aio.Server, settings: Server) -> list[str]:
         addresses.append(f"unix:{settings.socket}")
     bound = []
     for address in addresses:
+        if not address.startswith("unix:"):
+            _require_free(address)
         try:
             port = server.add_insecure_port(address)
         except RuntimeError:
             raise StartError(f"cannot listen on {address} (server.listen or server.socket): is another process using it?") from None
         bound.append(address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}")
     return bound
+
+
+def _require_free(address: str) -> None:
+    """Try the door first: gRPC itself says why it cannot open one only in a log line of its own form."""
+    host, _, port = address.rpartition(":")
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: a closed connection's port is free
+            probe.bind(where)
+    except OSError as error:
+        raise StartError(f"cannot listen on {address} (server.listen): {error.strerror}") from None
 
 
 async def _open_probes(address: str, registry: CollectorRegistry, ready: Callable[[], bool]) -> web.AppRunner:
