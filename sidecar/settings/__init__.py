@@ -175,7 +175,7 @@ class Timeouts(Struct, frozen=True):
     """How long a provider may take. `total_ms` is the budget of a call whose caller gave no deadline."""
 
     first_token_ms: Milliseconds = 15_000
-    idle_ms: Milliseconds = 30_000
+    idle_ms: Milliseconds = 30_000  # between two pieces of a stream, and until the whole reply of a call that is not streamed
     total_ms: Milliseconds = 60_000
 
 

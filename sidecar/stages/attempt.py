@@ -203,31 +203,30 @@ async def _generate(engine: Engine, call: Call, candidate: Candidate, request: G
     streaming = call.send is not None
     # A strict answer is checked before anybody sees it, and a held one is proven whole: both go on in one piece at the end.
     send = None if strict or request.on_cut == "hold" else call.send
-    silent: float | None = None
+    begun = False
 
     async def emit(chunks: Sequence[Chunk]) -> None:
-        nonlocal silent
+        nonlocal begun
         pieces = False
         for chunk in chunks:
             pieces = answer.add(chunk) or pieces
         if pieces and call.first_piece is None:
             call.first_piece = time.monotonic()
-        if not streaming:
-            return
-        silent = idle_s
+        begun = begun or pieces
+        if not streaming or not begun:
+            return  # headers, roles and pings are no token: the first one is still waited for
         if pieces and send is not None:
             limit.reschedule(None)  # a slow reader is not a silent provider
             await _send_on(call, candidate, chunks)
         limit.reschedule(loop.time() + idle_s)
 
     first_s = timeouts.first_token_ms / 1000
-    # A unary reply comes in one go, so only the whole call's deadline can tell whether it is late.
-    limit = asyncio.timeout(first_s if streaming else None)
+    limit = asyncio.timeout(first_s if streaming else idle_s)  # a unary reply is silence until it is whole
     try:
         async with limit:
             await candidate.provider.generate(_written(call, candidate, request), emit)
     except TimeoutError:
-        what = f"sent nothing for {silent} s" if silent is not None else f"sent no first token within {first_s} s"
+        what = f"sent no first token within {first_s} s" if streaming and not begun else f"sent nothing for {idle_s} s"
         raise ProviderTimeout(f"{candidate.model.provider} {what}") from None
     answer.prove(candidate.model.provider)
     if strict and answer.finish == "stop" and call.response_format is not None and call.response_format.schema is not None:
