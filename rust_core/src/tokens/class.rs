@@ -77,6 +77,17 @@ fn wide(text: &[u8], at: usize, lead: u8) -> (Classes, usize) {
 pub(super) fn run(text: &[u8], from: usize, classes: Classes) -> usize {
     let mut end = from;
     loop {
+        if classes & LOWER != 0 {
+            // Words are most of most texts, and few bytes long: eight are looked at together.
+            while let Some(word) = text[end..].first_chunk::<8>() {
+                let letters = leading_lower(u64::from_le_bytes(*word));
+                super::work::step(1);
+                end += letters;
+                if letters < 8 {
+                    break;
+                }
+            }
+        }
         // Bytes beyond ASCII have class 0 here, so they end the inner loop without a test of their own.
         while let Some(&byte) = text.get(end) {
             if ASCII[usize::from(byte)] & classes == 0 {
@@ -91,6 +102,19 @@ pub(super) fn run(text: &[u8], from: usize, classes: Classes) -> usize {
         }
         end += width;
     }
+}
+
+/// How many of eight bytes, from the first on, are `a` to `z`.
+#[inline]
+fn leading_lower(word: u64) -> usize {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x80 * EACH;
+    // Per byte, without carries between them: the high bit of the sums says "at least a" and "beyond z".
+    let low = word & !HIGH;
+    let from_a = low + (0x80 - b'a' as u64) * EACH;
+    let beyond_z = low + (0x80 - b'z' as u64 - 1) * EACH;
+    let others = !(from_a & !beyond_z & !word) & HIGH;
+    others.trailing_zeros() as usize / 8
 }
 
 #[cfg(test)]
@@ -117,5 +141,17 @@ mod tests {
     fn behind_the_text_is_no_class() {
         assert_eq!(at(b"a", 1), (END, 0));
         assert_eq!(at(b"", 0), (END, 0));
+    }
+
+    #[test]
+    fn eight_bytes_looked_at_together_are_as_one_by_one() {
+        for place in 0..8 {
+            for byte in 0..=u8::MAX {
+                let mut bytes = *b"azazmnop";
+                bytes[place] = byte;
+                let expected = if byte.is_ascii_lowercase() { 8 } else { place };
+                assert_eq!(leading_lower(u64::from_le_bytes(bytes)), expected, "{bytes:?}");
+            }
+        }
     }
 }
