@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust_core -name '*.rs' -o -name '*.toml' -o -path 'rust_core/data/*')
 
-.PHONY: run test bench check format rust python clean
+.PHONY: run test bench check format constraints rust python clean
 
 run: .venv/.run
 	@$(BIN)/python tools/demo.py
@@ -39,12 +39,17 @@ format:
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The versions that the tests have passed with, for every platform; make test afterwards.
+constraints:
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --no-emit-index-url --no-emit-find-links \
+	  --no-annotate --no-header pyproject.toml --output-file constraints.txt
+
 # One environment; the stamps say what it was made for. The extension is built in release mode by maturin.
-.venv/.run: pyproject.toml $(RUST_SOURCES)
+.venv/.run: pyproject.toml constraints.txt $(RUST_SOURCES)
 	@tools/setup.sh all "$(PYTHON)"
 	@touch $@
 
-.venv/.dev: pyproject.toml $(RUST_SOURCES)
+.venv/.dev: pyproject.toml constraints.txt $(RUST_SOURCES)
 	@tools/setup.sh dev "$(PYTHON)"
 	@touch $@ .venv/.run
 

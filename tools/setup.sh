@@ -16,6 +16,6 @@ command -v cc >/dev/null || { echo "setup: cc is missing; Rust needs a linker (D
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 [ -x .venv/bin/uv ] || .venv/bin/pip install --quiet --disable-pip-version-check uv
 echo "setup: installing the sidecar with extra '$extra' and building its extension (a minute or two the first time)"
-.venv/bin/uv pip install --quiet --python .venv/bin/python --editable ".[$extra]"
+.venv/bin/uv pip install --quiet --python .venv/bin/python --editable ".[$extra]" --constraint constraints.txt
 # Editable installs do not compile: without this the first start of each SDK takes seconds longer.
 .venv/bin/python -m compileall -q .venv/lib sidecar >/dev/null 2>&1 || true
