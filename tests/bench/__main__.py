@@ -66,7 +66,10 @@ def _other(name: str) -> str:
 
 
 def _heading(took_s: float) -> str:
-    cpu = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").open() if line.startswith("model name")), "unknown")
+    cpu = next(
+        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")),
+        "unknown",
+    )
     machine = f"{platform.system()} on {platform.machine()}, {os.cpu_count()} cores ({cpu})"
     python = f"{platform.python_implementation()} {platform.python_version()}"
     return f"""# What the sidecar costs
