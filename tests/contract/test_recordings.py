@@ -1,6 +1,6 @@
 """Real exchanges, played back to the connected providers over a socket, and what they make of them held against a plain reading.
 
-The recordings lie outside the project: SIDECAR_RECORDINGS names their folder, in which `exchanges.jsonl` holds one HTTP exchange a line
+The recordings lie outside the project: LLM_RECORDINGS names their folder, in which `exchanges.jsonl` holds one HTTP exchange a line
 (`id provider path kind status headers body`). The reading here shares nothing with the providers' own, so that one checks the other.
 """
 
@@ -23,7 +23,7 @@ from sidecar.providers import Provider, anthropic, google, ollama, openai
 from sidecar.settings import ProviderSettings
 from tests.contract.fake import Emitted, FakeProvider, Script
 
-FOLDER = os.environ.get("SIDECAR_RECORDINGS", "")
+FOLDER = os.environ.get("LLM_RECORDINGS", "")
 MODULES = {"openai": openai, "anthropic": anthropic, "google": google, "ollama": ollama}
 SPOKEN = ("/v1/chat/completions", "/v1/embeddings", "/v1/messages", ":generateContent", ":streamGenerateContent", "/api/chat")
 
@@ -52,7 +52,7 @@ def exchanges(provider: str) -> list[dict[str, Any]]:
     return [row for row in rows if row["provider"] == provider]
 
 
-@pytest.mark.skipif(not FOLDER, reason="SIDECAR_RECORDINGS does not name a folder of recorded exchanges, so none was played back")
+@pytest.mark.skipif(not FOLDER, reason="LLM_RECORDINGS does not name a folder of recorded exchanges, so none was played back")
 @pytest.mark.parametrize("name", MODULES)
 async def test_recorded_exchanges(name: str, subtests: pytest.Subtests, capsys: pytest.CaptureFixture[str]) -> None:
     left_out: list[str] = []

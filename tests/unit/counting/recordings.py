@@ -1,6 +1,6 @@
 """Real requests of a recording in neutral form, each with the prompt tokens its provider counted.
 
-A recording is a file `exchanges.jsonl` in the folder that SIDECAR_RECORDINGS names: one HTTP exchange a line, with `provider`, `path`,
+A recording is a file `exchanges.jsonl` in the folder that LLM_RECORDINGS names: one HTTP exchange a line, with `provider`, `path`,
 `request` (the body sent) and `body` (what came back, JSON or an event stream as text).
 
 Left out, since no neutral request can carry what adds their tokens: extended thinking, thought signatures, PDFs, the providers' own

@@ -1,4 +1,4 @@
-"""Counts against what providers really counted. Needs SIDECAR_RECORDINGS, the folder of a recording; see recordings.py."""
+"""Counts against what providers really counted. Needs LLM_RECORDINGS, the folder of a recording; see recordings.py."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sidecar.counting import Size, count_embed, count_generate
 
 from .recordings import Recorded, read
 
-FOLDER = os.environ.get("SIDECAR_RECORDINGS", "")
-pytestmark = pytest.mark.skipif(not FOLDER, reason="SIDECAR_RECORDINGS is not set: no recording of real exchanges to count against")
+FOLDER = os.environ.get("LLM_RECORDINGS", "")
+pytestmark = pytest.mark.skipif(not FOLDER, reason="LLM_RECORDINGS is not set: no recording of real exchanges to count against")
 
 
 @pytest.fixture(scope="module")
