@@ -32,7 +32,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def model_row(name: str, provider: str, **facts: Any) -> str:
+def model_row(table: str, provider: str, **facts: Any) -> str:
     """A model with round prices: what a call costs can be worked out in the head."""
     row: dict[str, Any] = {
         "provider": provider,
@@ -47,7 +47,7 @@ def model_row(name: str, provider: str, **facts: Any) -> str:
     }
     row |= facts
     lines = [f"{key} = {_toml(value)}" for key, value in row.items() if value is not None]
-    return "\n".join([f'[models."{name}"]', *lines, "as_of = 2026-01-02", ""])
+    return "\n".join([f'[models."{table}"]', *lines, "as_of = 2026-01-02", ""])
 
 
 def _toml(value: Any) -> str:
