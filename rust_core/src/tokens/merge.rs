@@ -65,14 +65,17 @@ fn small(vocabulary: &Vocabulary, text: &[u8], piece: Range<usize>) -> usize {
 
 /// Counts in long pieces; keeps its memory from one to the next.
 ///
-/// Pairs wait in order of rank and place, as one number each: the first ones sorted, those that merges make in a heap, which becomes the next
-/// sorted batch when the first is used up. The long pieces of real life are runs of one character. Their pairs come in order, so that both
-/// sorting and adding to the heap are quick, and only few are ever taken out of the heap.
+/// Pairs wait in order of rank and place, as one number each, in batches: those of the present batch are sorted, those that merges add to it
+/// are in a heap, and those beyond it wait unsorted for the next. The long pieces of real life are runs of one character, where each batch
+/// doubles the length of the parts and nothing is added to it: so hardly anything goes through the heap.
 #[derive(Default)]
 pub(super) struct Merger {
     parts: Vec<Part>,
     sorted: Vec<u64>,
     added: BinaryHeap<Reverse<u64>>,
+    later: Vec<u64>,
+    /// The last pair of the present batch: none in `sorted` or `added` is beyond, all in `later` are.
+    last: u64,
 }
 
 /// A part of the piece, at the place of its first byte.
@@ -87,6 +90,7 @@ struct Part {
 impl Merger {
     fn count(&mut self, vocabulary: &Vocabulary, piece: &[u8]) -> usize {
         let len = u32::try_from(piece.len()).expect("a text has less than 4 GiB");
+        self.last = 0;
         self.parts.clear();
         self.parts.extend((0..len).map(|at| Part { end: at + 1, previous: at.wrapping_sub(1), rank: NO_TOKEN }));
         for (at, bytes) in piece.windows(2).enumerate() {
@@ -123,19 +127,22 @@ impl Merger {
     fn add(&mut self, at: u32, rank: u32) {
         self.parts[at as usize].rank = rank;
         if rank != NO_TOKEN {
-            self.added.push(Reverse(u64::from(rank) << 32 | u64::from(at)));
+            let pair = u64::from(rank) << 32 | u64::from(at);
+            if pair > self.last { self.later.push(pair) } else { self.added.push(Reverse(pair)) }
         }
     }
 
     /// Takes the waiting pair of the lowest rank, the leftmost of them: its rank and its place.
     #[inline]
     fn next(&mut self) -> Option<(u32, u32)> {
-        if self.sorted.is_empty() {
-            self.sorted.extend(self.added.drain().map(|Reverse(pair)| pair));
-            self.sorted.sort_unstable_by_key(|&pair| Reverse(pair)); // the lowest last, where it is taken from
+        if self.sorted.is_empty() && self.added.is_empty() {
+            std::mem::swap(&mut self.sorted, &mut self.later);
+            self.sorted.retain(|&pair| self.parts[pair as u32 as usize].rank == (pair >> 32) as u32);
+            self.sorted.sort_unstable_by_key(|&pair| Reverse(pair)); // the lowest at the end, where it is taken from
+            self.last = *self.sorted.first()?;
         }
         let pair = match (self.sorted.last(), self.added.peek()) {
-            (Some(&sorted), Some(&Reverse(added))) if added < sorted => {
+            (sorted, Some(&Reverse(added))) if sorted.is_none_or(|&sorted| added < sorted) => {
                 self.added.pop();
                 added
             }
