@@ -28,12 +28,13 @@ def ask(model: str, tenant: str = "", node: str = "", **fields: object) -> pb.Ge
 async def settled_once(sidecar, model: str, status: str, tenant: str) -> int:
     """One call of this model ended, with this status, and nothing is held any more. Returns what it cost in nano-USD."""
     await sidecar.until_idle()
-    assert await sidecar.metric("llm_request_total", model=model) == 1
-    assert await sidecar.metric("llm_request_total", model=model, status=status) == 1
+    metric = await sidecar.metrics()
+    assert metric("llm_request_total", model=model) == 1
+    assert metric("llm_request_total", model=model, status=status) == 1
     paid = await account(sidecar, tenant)
     assert (paid.pending_nano_usd, paid.pending_tokens) == (0, 0)
-    assert await sidecar.metric("llm_cost_nano_usd_total", model=model) == paid.used_nano_usd
-    assert await sidecar.metric("llm_token_usage_total", model=model) == paid.used_tokens
+    assert metric("llm_cost_nano_usd_total", model=model) == paid.used_nano_usd
+    assert metric("llm_token_usage_total", model=model) == paid.used_tokens
     return paid.used_nano_usd
 
 
@@ -151,7 +152,7 @@ async def test_fallback_before_the_first_piece(sidecar, upstream, fresh, tenant,
     assert tried[0] == (model, "PROVIDER_UNAVAILABLE")
     assert tried[-1] == ("compatible-default", "ok")
     assert len(tried) == len(upstream.asked(model)) + 1
-    assert await sidecar.metric("llm_fallback_total", model="compatible-default") > 0
+    assert (await sidecar.metrics())("llm_fallback_total", model="compatible-default") > 0
 
 
 @pytest.mark.parametrize("provider", ["openai", "compatible"])
@@ -299,7 +300,7 @@ async def test_open_breaker_goes_to_the_next_model_without_asking(sidecar, upstr
     assert asyncio.get_running_loop().time() - began_at < 1.0
     assert (reply.model, reply.fallback) == ("compatible-default", True)
     assert len(upstream.asked(model)) == asked
-    assert await sidecar.metric("llm_circuit_breaker_state", model=model) == 2
+    assert (await sidecar.metrics())("llm_circuit_breaker_state", model=model) == 2
 
 
 async def test_budget_refuses_before_anything_is_asked(start_sidecar, upstream, tenant):

@@ -47,6 +47,7 @@ async def test_ready_only_when_it_can_answer(start_sidecar):
             try:
                 status = (await sidecar.health.Check(request, timeout=1)).status
             except grpc.aio.AioRpcError:  # nobody listens yet
+                assert sidecar.process.returncode is None, sidecar.log
                 await asyncio.sleep(0.01)
                 continue
             if status == health_pb2.HealthCheckResponse.SERVING:
@@ -150,11 +151,11 @@ async def test_calls_in_flight_are_counted(sidecar, upstream, fresh):
     calls = [asyncio.ensure_future(sidecar.llm.Generate(pb.GenerateRequest(prompt="hi", model=model))) for _ in range(3)]
     await upstream.request(model, 2)
     assert (await sidecar.ops.GetStatus(ops_pb2.GetStatusRequest())).calls_in_flight == 3
-    assert await sidecar.metric("llm_calls_in_flight") == 3
+    assert (await sidecar.metrics())("llm_calls_in_flight") == 3
     gate.set()
     await asyncio.gather(*calls)
     await sidecar.until_idle()
-    assert await sidecar.metric("llm_calls_in_flight") == 0
+    assert (await sidecar.metrics())("llm_calls_in_flight") == 0
 
 
 async def test_log_has_a_line_per_call_and_no_content(start_sidecar, upstream):
