@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from prometheus_client import Gauge
 
@@ -17,7 +15,7 @@ class Calls:
 
     def __init__(self, in_flight: Gauge) -> None:
         self._tasks: dict[Call, asyncio.Task[object]] = {}
-        self._gauge = in_flight
+        in_flight.set_function(self.__len__)
         self._idle = asyncio.Event()
         self._idle.set()
         self.ready = False
@@ -26,9 +24,8 @@ class Calls:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    @contextmanager
-    def of(self, call: Call) -> Iterator[None]:
-        """Count the call while it runs. Raises NotReady before the first and Draining after the last that is taken."""
+    def begin(self, call: Call) -> None:
+        """Count the call, until `end`. Raises NotReady before the first and Draining after the last that is taken."""
         if self.draining:
             raise Draining("the sidecar is stopping and takes no new calls; call again: another one answers", retry_after_ms=1000)
         if not self.ready:
@@ -36,15 +33,13 @@ class Calls:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  (a coroutine always runs in one)
         self._tasks[call] = task
-        self._gauge.inc()
         self._idle.clear()
-        try:
-            yield
-        finally:
-            del self._tasks[call]
-            self._gauge.dec()
-            if not self._tasks:
-                self._idle.set()
+
+    def end(self, call: Call) -> None:
+        """The call has ended, well or not."""
+        del self._tasks[call]
+        if not self._tasks:
+            self._idle.set()
 
     def drain(self) -> int:
         """Refuse new calls from now on. Returns how many are still being answered."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,8 +36,7 @@ class LLMService(llm_pb2_grpc.LLMServiceServicer):
         call: Call | None = None
         try:
             call = make_call(self._engine, "generate", generate_request(request), context, None)
-            with self._calls.of(call):
-                await run(self._engine, call)
+            await self._run(call)
             return generate_response(call, time.monotonic(), with_text=True)
         except SidecarError as error:
             await fail(context, error, call)
@@ -57,8 +56,7 @@ class LLMService(llm_pb2_grpc.LLMServiceServicer):
 
         try:
             call = make_call(self._engine, "stream", generate_request(request), context, send)
-            with self._calls.of(call):
-                await run(self._engine, call)
+            await self._run(call)
             await write(pb.StreamEvent(end=generate_response(call, time.monotonic(), with_text=False)))
         except SidecarError as error:
             await fail(context, error, call)
@@ -67,8 +65,7 @@ class LLMService(llm_pb2_grpc.LLMServiceServicer):
         call: Call | None = None
         try:
             call = make_call(self._engine, "embed", embed_request(request), context, None)
-            with self._calls.of(call):
-                await run(self._engine, call)
+            await self._run(call)
             return embed_response(call, time.monotonic())
         except SidecarError as error:
             await fail(context, error, call)
@@ -78,8 +75,11 @@ class LLMService(llm_pb2_grpc.LLMServiceServicer):
         call: Call | None = None
         try:
             call = make_call(self._engine, "count_tokens", either_request(request), context, None)
-            with self._calls.of(call):
+            self._calls.begin(call)
+            try:
                 plan(self._engine, call)
+            finally:
+                self._calls.end(call)
         except SidecarError as error:
             await fail(context, error, call)
             raise
@@ -95,6 +95,13 @@ class LLMService(llm_pb2_grpc.LLMServiceServicer):
                 nano_usd=best.model.prices.most(best.input_tokens, 0), as_of=best.model.as_of.isoformat() if best.model.as_of else ""
             ),
         )
+
+    async def _run(self, call: Call) -> None:
+        self._calls.begin(call)
+        try:
+            await run(self._engine, call)
+        finally:
+            self._calls.end(call)
 
 
 def either_request(message: pb.CountTokensRequest | Any) -> GenerateRequest | EmbedRequest:
@@ -112,7 +119,7 @@ def make_call(engine: Engine, operation: Operation, request: GenerateRequest | E
     left = context.time_remaining()
     total = engine.settings.timeouts.total_ms / 1000 if left is None else max(0.0, left - min(0.05, left * _MARGIN))
     return Call(
-        id=uuid.uuid4().hex,
+        id=os.urandom(16).hex(),
         operation=operation,
         request=request,
         metadata=_metadata(context),

@@ -252,6 +252,8 @@ def start_event(call: Call, start: Start) -> pb.StreamEvent:
 
 def delta_events(call: Call, chunks: Sequence[Chunk]) -> list[pb.StreamEvent]:
     """The pieces in these chunks as few events as they allow: neighbouring pieces of one kind are joined."""
+    if len(chunks) == 1 and not chunks[0].tool_calls and not chunks[0].reasoning:  # nearly always
+        return [pb.StreamEvent(text_delta=chunks[0].text)] if chunks[0].text else []
     events: list[pb.StreamEvent] = []
     text: list[str] = []
     reasoning: list[str] = []

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from sidecar.errors import Cancelled, RequestError
-from sidecar.observe.recent import Recent
+from sidecar.observe.recent import Recent, Where
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -21,21 +23,40 @@ if TYPE_CHECKING:
 _WHERE = ("service", "node", "provider", "model")
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60)
 _STATES = {"closed": 0, "half_open": 1, "open": 2}
-_MOST_SERIES = 2_000  # combinations of service, node, provider, model and status; more are counted as `other`
+_MOST_SERIES = 2_000  # combinations of service, node, provider and model; more are counted as `other`
+_BOUNDS = (*(str(float(bound)) for bound in _SECONDS), "+Inf")
+
+
+class _Times:
+    """How many took how long: a histogram's buckets."""
+
+    __slots__ = ("counts", "sum_s")
+
+    def __init__(self) -> None:
+        self.counts = [0] * len(_BOUNDS)
+        self.sum_s = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(_SECONDS, seconds)] += 1
+        self.sum_s += seconds
+
+    def buckets(self) -> list[tuple[str, float]]:
+        return list(zip(_BOUNDS, accumulate(self.counts), strict=True))
 
 
 class _Series:
-    """The children of one combination of labels, looked up once: finding them costs more than adding to them."""
+    """The sums of one combination of labels. Plain figures, made into metrics when somebody looks: that costs a call a third."""
 
-    __slots__ = ("cost", "duration", "fallbacks", "first_token", "total", "used")
+    __slots__ = ("cost", "duration", "fallbacks", "first_token", "tokens_in", "tokens_out", "totals")
 
-    def __init__(self, metrics: Metrics, where: tuple[str, str, str, str], status: str) -> None:
-        self.total = metrics.requests.labels(*where, status)
-        self.duration = metrics.duration.labels(*where)
-        self.first_token = metrics.first_token.labels(*where)
-        self.fallbacks = metrics.fallbacks.labels(*where)
-        self.cost = metrics.cost.labels(*where)
-        self.used = (metrics.tokens.labels(*where, "in"), metrics.tokens.labels(*where, "out"))
+    def __init__(self) -> None:
+        self.totals: dict[str, int] = {}  # by status
+        self.duration = _Times()
+        self.first_token = _Times()
+        self.tokens_in = 0
+        self.tokens_out = 0
+        self.cost = 0
+        self.fallbacks = 0
 
 
 class Metrics:
@@ -47,67 +68,71 @@ class Metrics:
         nodes = set(known_nodes)
         self._nodes = nodes
         self._services = {name.partition(".")[0] for name in nodes} | {"default"}
-        self._series: dict[tuple[str, str, str, str, str], _Series] = {}
-        self.requests = Counter("llm_request_total", "Calls that ended, by status.", (*_WHERE, "status"), registry=registry)
-        self.duration = Histogram(
-            "llm_request_duration_seconds", "From a call's arrival to its end.", _WHERE, buckets=_SECONDS, registry=registry
-        )
-        self.first_token = Histogram(
-            "llm_first_token_seconds",
-            "From a call's arrival to the first piece of its answer.",
-            _WHERE,
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.tokens = Counter(
-            "llm_token_usage_total", "Tokens processed; cached and written ones count as in.", (*_WHERE, "direction"), registry=registry
-        )
-        self.cost = Counter("llm_cost_nano_usd_total", "What calls cost, in billionths of a US dollar.", _WHERE, registry=registry)
-        self.fallbacks = Counter(
-            "llm_fallback_total", "Calls that another model than the first choice answered.", _WHERE, registry=registry
-        )
+        self._series: dict[Where, _Series] = {}
         self.budget_warnings = Counter("llm_budget_warning_total", "Accounts that reached their warning threshold.", registry=registry)
         self.overruns = Counter("llm_budget_overrun_total", "Calls that cost more than was held for them.", registry=registry)
         self.in_flight = Gauge("llm_calls_in_flight", "Calls being answered now.", registry=registry)
         self._recent = Recent()
+        registry.register(_Calls(self._series))
         registry.register(_ReadOnDemand(breaker_states, self._recent))
 
     def call(self, call: Call, duration_s: float) -> None:
         """Count one ended call."""
         served = call.served
         node = f"{call.service}.{call.node_name}"
-        key = (
+        where = (
             call.service if call.service in self._services else "other",
             "" if not call.node_name else call.node_name if node in self._nodes else "other",
             served.model.provider if served else "",
             served.model.id if served else "",
-            "ok" if call.error is None else call.error.reason,
         )
-        series = self._series.get(key)
+        series = self._series.get(where)
         if series is None:
             if len(self._series) >= _MOST_SERIES:
-                key = ("other", "other", "other", "other", key[4])
-            series = self._series.get(key)
-            if series is None:
-                series = self._series[key] = _Series(self, key[:4], key[4])
-        series.total.inc()
-        series.duration.observe(duration_s)
+                where = _OTHER
+            series = self._series.setdefault(where, _Series())
+        status = "ok" if call.error is None else call.error.reason
+        series.totals[status] = series.totals.get(status, 0) + 1
+        series.duration.add(duration_s)
         if call.first_piece is not None:
-            series.first_token.observe(call.first_piece - call.arrived)
+            series.first_token.add(call.first_piece - call.arrived)
         usage = call.usage
-        used_in = (usage.input_tokens or 0) + (usage.cached_input_tokens or 0) + (usage.cache_write_tokens or 0)
-        if used_in:
-            series.used[0].inc(used_in)
-        used_out = (usage.output_tokens or 0) + (usage.reasoning_tokens or 0)
-        if used_out:
-            series.used[1].inc(used_out)
-        if call.nano_usd:
-            series.cost.inc(call.nano_usd)
+        series.tokens_in += (usage.input_tokens or 0) + (usage.cached_input_tokens or 0) + (usage.cache_write_tokens or 0)
+        series.tokens_out += (usage.output_tokens or 0) + (usage.reasoning_tokens or 0)
+        series.cost += call.nano_usd
         if served is not None and served.fallback and call.error is None:
-            series.fallbacks.inc()
+            series.fallbacks += 1
         # A caller's own mistake or change of mind is no error of ours or a provider's.
         failed = call.error is not None and not isinstance(call.error, RequestError | Cancelled)
-        self._recent.add(key[:4], failed=failed, nano_usd=call.nano_usd, unix_s=time.time())
+        self._recent.add(where, failed=failed, nano_usd=call.nano_usd, unix_s=time.time())
+
+
+_OTHER = ("other", "other", "other", "other")
+
+
+class _Calls(Collector):
+    """The sums over calls."""
+
+    def __init__(self, series: dict[Where, _Series]) -> None:
+        self._series = series
+
+    def collect(self) -> Iterable[Metric]:
+        total = CounterMetricFamily("llm_request", "Calls that ended, by status.", labels=(*_WHERE, "status"))
+        duration = HistogramMetricFamily("llm_request_duration_seconds", "From a call's arrival to its end.", labels=_WHERE)
+        first = HistogramMetricFamily("llm_first_token_seconds", "From a call's arrival to the first piece of its answer.", labels=_WHERE)
+        used = CounterMetricFamily("llm_token_usage", "Tokens processed; cached and written ones are in.", labels=(*_WHERE, "direction"))
+        cost = CounterMetricFamily("llm_cost_nano_usd", "What calls cost, in billionths of a US dollar.", labels=_WHERE)
+        fallbacks = CounterMetricFamily("llm_fallback", "Calls that another model than the first choice answered.", labels=_WHERE)
+        for where, series in list(self._series.items()):  # a copy: this runs in a thread of its own
+            for status, count in list(series.totals.items()):
+                total.add_metric((*where, status), count)
+            duration.add_metric(where, series.duration.buckets(), series.duration.sum_s)
+            first.add_metric(where, series.first_token.buckets(), series.first_token.sum_s)
+            used.add_metric((*where, "in"), series.tokens_in)
+            used.add_metric((*where, "out"), series.tokens_out)
+            cost.add_metric(where, series.cost)
+            fallbacks.add_metric(where, series.fallbacks)
+        yield from (total, duration, first, used, cost, fallbacks)
 
 
 class _ReadOnDemand(Collector):

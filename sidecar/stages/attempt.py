@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from math import inf
 
 from sidecar import schemas
 from sidecar._core import Refusal
@@ -30,6 +31,7 @@ from sidecar.errors import (
     RateLimited,
     SidecarError,
 )
+from sidecar.patience import Patience
 from sidecar.policies.retries import NEXT, RULES, Rule, counts_against, wait_ms
 
 _LEAST_LEFT_S = 0.01  # an attempt that has less time than this is not begun
@@ -48,7 +50,8 @@ async def attempt(engine: Engine, call: Call) -> None:
     failure: SidecarError | None = None
     while turns:
         turn = turns.pop(0)
-        await _wait_until(turn.not_before)
+        if turn.retries:
+            await _wait_until(turn.not_before)
         try:
             await _ask(engine, call, turn.candidate)
         except SidecarError as error:
@@ -196,7 +199,7 @@ async def _embed(call: Call, candidate: Candidate, request: EmbedRequest) -> Non
 
 async def _generate(engine: Engine, call: Call, candidate: Candidate, request: GenerateRequest, answer: Answer) -> None:
     """Stream or not, the answer comes as chunks through `emit`; awaiting the door is the back-pressure on the provider."""
-    loop = asyncio.get_running_loop()
+    now = asyncio.get_running_loop().time
     timeouts = engine.settings.timeouts
     idle_s = timeouts.idle_ms / 1000
     strict = call.response_format is not None and call.response_format.strict
@@ -216,14 +219,14 @@ async def _generate(engine: Engine, call: Call, candidate: Candidate, request: G
         if not streaming or not begun:
             return  # headers, roles and pings are no token: the first one is still waited for
         if pieces and send is not None:
-            limit.reschedule(None)  # a slow reader is not a silent provider
+            patience.until = inf  # a slow reader is not a silent provider
             await _send_on(call, candidate, chunks)
-        limit.reschedule(loop.time() + idle_s)
+        patience.until = now() + idle_s
 
     first_s = timeouts.first_token_ms / 1000
-    limit = asyncio.timeout(first_s if streaming else idle_s)  # a unary reply is silence until it is whole
+    patience = Patience(now() + (first_s if streaming else idle_s))  # a unary reply is silence until it is whole
     try:
-        async with limit:
+        with patience:
             await candidate.provider.generate(_written(call, candidate, request), emit)
     except TimeoutError:
         what = f"sent no first token within {first_s} s" if streaming and not begun else f"sent nothing for {idle_s} s"

@@ -14,7 +14,7 @@ def count(engine: Engine, call: Call) -> None:
     Writes size, which counts once per model and remembers.
     """
     known: dict[str, Size] = {}
-    request = call.request
+    request, messages, response_format = call.request, call.messages, call.response_format  # not the call: it holds `size`, a circle
 
     def size(model: Model) -> tuple[int, bool]:
         key = f"{model.tokenizer} {model.name}"  # models of one tokenizer differ in their frame around messages
@@ -23,7 +23,7 @@ def count(engine: Engine, call: Call) -> None:
             if isinstance(request, EmbedRequest):
                 found = count_embed(model.tokenizer, request.inputs)
             else:
-                found = count_generate(model.tokenizer, model.name, call.messages, request.tools, call.response_format)
+                found = count_generate(model.tokenizer, model.name, messages, request.tools, response_format)
             known[key] = found
         return found.tokens, found.estimated
 
