@@ -29,7 +29,7 @@ from sidecar.errors import (
 from sidecar.providers import Provider
 from sidecar.providers.anthropic_wire import FEATURES, chunk, embed_request, failure, reply, request
 from sidecar.providers.http import head, scrubbed, transport_error
-from sidecar.providers.reading import AnswerStream, check_ending
+from sidecar.providers.reading import AnswerStream, emit_whole
 from sidecar.providers.sse import Events
 
 if TYPE_CHECKING:
@@ -109,11 +109,8 @@ class Anthropic:
         try:
             said = head(response.headers)
             if not ask.stream:
-                whole = replace(reply(response.content, whose), head=said)
-                await emit((whole,))
-                check_ending(whole, whose)
-                return
-            stream = AnswerStream(Events(), partial(chunk, whose=whose, key=self._key), StreamedCalls(), emit, whose)
+                return await emit_whole(replace(reply(response.content, whose), head=said), emit, whose)
+            stream = AnswerStream(Events(), partial(chunk, whose=whose, key=self._key), emit, whose, StreamedCalls())
             await self._read(response, stream, said, whose)
         finally:
             await response.aclose()
@@ -136,17 +133,9 @@ class Anthropic:
             except Exception as error:
                 raise transport_error(error, whose, key=self._key) from error
             raise failure(response.status_code, response.headers, body, whose=whose, key=self._key)
-        pieces = response.aiter_raw()
-        begun = False
-        while True:
-            try:
-                data = await anext(pieces, None)
-            except Exception as error:
-                raise transport_error(error, whose, begun=begun, key=self._key) from error
-            if data is None:
-                return await stream.end()
-            begun = True
-            await stream.received(data, said)
+        # The bytes were asked for uncompressed, which not every proxy on the way heeds.
+        pieces = response.aiter_bytes() if "content-encoding" in response.headers else response.aiter_raw()
+        await stream.read_all(partial(anext, pieces, b""), said, partial(transport_error, whose=whose, key=self._key))
 
     def meant(self, error: Exception, whose: str) -> ProviderError:
         import anthropic

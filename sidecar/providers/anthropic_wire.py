@@ -31,6 +31,7 @@ from sidecar.errors import (
 from sidecar.providers import turns
 from sidecar.providers.http import head, retry_after_ms, scrubbed
 from sidecar.providers.json_text import UNREADABLE, text_of
+from sidecar.providers.statuses import by_status
 
 FEATURES: Final[frozenset[Feature]] = frozenset(
     {"generate", "system", "image", "image_url", "tools", "tool_choice", "strict_tools", "json_schema", "strict_schema", "stop", "sampling"}
@@ -306,17 +307,6 @@ _KINDS: Final[dict[str, type[ProviderError]]] = {
     "overloaded_error": ProviderUnavailable,
 }
 
-# For bodies that are not Anthropic's: a proxy's, or a wrong base URL's.
-_STATUSES: Final[dict[int, type[ProviderError]]] = {
-    401: ProviderAuthFailed,
-    402: ProviderQuotaExhausted,
-    403: ProviderAuthFailed,
-    408: ProviderTimeout,
-    413: ProviderContextExceeded,
-    429: ProviderRateLimited,
-    504: ProviderTimeout,
-}
-
 # `error.details.error_code` of a 429 or 400 that no wait of minutes cures.
 _SPENT: Final = {"enforced_spend_limit_reached", "contract_spend_limit_reached", "linked_organization_spend_limit_reached"}
 
@@ -357,11 +347,7 @@ def _meaning(status: int, error: _Error, code: str) -> type[ProviderError]:
         return ProviderContextExceeded
     if error.type in _KINDS:
         return _KINDS[error.type]
-    if status in _STATUSES:
-        return _STATUSES[status]
-    if status >= 500:
-        return ProviderUnavailable
-    return ProviderRejected if status >= 300 else ProviderGarbled
+    return by_status(status)
 
 
 def _no_words(status: int) -> str:

@@ -14,8 +14,8 @@ from sidecar.providers import openai_request
 from sidecar.providers.http import Client
 from sidecar.providers.openai_failure import failure
 from sidecar.providers.openai_reply import Reader, reply, vectors
-from sidecar.providers.reading import check_ending
-from sidecar.providers.sse import Events, Relay
+from sidecar.providers.reading import AnswerStream, emit_whole
+from sidecar.providers.sse import Events
 
 if TYPE_CHECKING:
     from sidecar.settings import ProviderSettings
@@ -72,14 +72,10 @@ class Compatible:
         whose = f"{self.name}/{ask.model}"
         body = openai_request.encode(request(ask))
         if ask.stream:
-            relay = Relay(Events(), reader(whose, self._key), emit)
-            await self._client.stream(self._chat_url, body, whose, relay.received)
-            await relay.end()
+            await self._client.stream(self._chat_url, body, whose, AnswerStream(Events(), reader(whose, self._key), emit, whose))
         else:
             data, head = await self._client.post(self._chat_url, body, whose)
-            whole = reply(data, head, whose, key=self._key)
-            await emit((whole,))
-            check_ending(whole, whose)
+            await emit_whole(reply(data, head, whose, key=self._key), emit, whose)
 
     async def embed(self, ask: EmbedAsk) -> Vectors:
         whose = f"{self.name}/{ask.model}"

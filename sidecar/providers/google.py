@@ -22,7 +22,7 @@ from sidecar.errors import ProviderAuthFailed, ProviderError, ProviderGarbled, P
 from sidecar.providers import Provider
 from sidecar.providers.google_wire import FEATURES, chunk, embed_request, failure, model_path, reply, request, vectors
 from sidecar.providers.http import Client, scrubbed
-from sidecar.providers.reading import AnswerStream, check_ending, check_vectors
+from sidecar.providers.reading import AnswerStream, check_vectors, emit_whole
 from sidecar.providers.sse import Events
 from sidecar.providers.tool_calls import WholeCalls
 
@@ -117,16 +117,14 @@ class Google:
     async def generate(self, ask: GenerateAsk, emit: Emit) -> None:
         body = msgspec.json.encode(request(ask))
         whose = f"{self.name}/{ask.model}"
-        if not ask.stream:
+        if ask.stream:
+            stream = AnswerStream(Events(), partial(chunk, whose=whose, key=self._key), emit, whose, WholeStream())
+            await self._client.stream(self._address(ask.model, "streamGenerateContent?alt=sse", whose), body, whose, stream)
+        else:
             data, said = await self._client.post(self._address(ask.model, "generateContent", whose), body, whose)
             answer = reply(data, whose, self._key)
             whole = replace(answer, head=replace(said, request_id=said.request_id or (answer.head.request_id if answer.head else "")))
-            await emit((whole,))
-            check_ending(whole, whose)
-            return
-        stream = AnswerStream(Events(), partial(chunk, whose=whose, key=self._key), WholeStream(), emit, whose)
-        await self._client.stream(self._address(ask.model, "streamGenerateContent?alt=sse", whose), body, whose, stream.received)
-        await stream.end()
+            await emit_whole(whole, emit, whose)
 
     async def embed(self, ask: EmbedAsk) -> Vectors:
         whose = f"{self.name}/{ask.model}"
@@ -135,7 +133,7 @@ class Google:
         for start in range(0, len(ask.inputs), _MOST_INPUTS):
             part = replace(ask, inputs=ask.inputs[start : start + _MOST_INPUTS])
             data, said = await self._client.post(address, msgspec.json.encode(embed_request(part)), whose)
-            found.append(replace(check_vectors(vectors(data, whose), part, whose), head=said))
+            found.append(replace(check_vectors(vectors(data, whose), len(part.inputs), part.dimensions, whose), head=said))
         if len(found) == 1:
             return found[0]
         counts = [one.usage.input_tokens for one in found]

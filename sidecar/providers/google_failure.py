@@ -16,7 +16,6 @@ from sidecar.errors import (
     ProviderAuthFailed,
     ProviderContextExceeded,
     ProviderError,
-    ProviderGarbled,
     ProviderModelUnknown,
     ProviderQuotaExhausted,
     ProviderRateLimited,
@@ -26,6 +25,7 @@ from sidecar.errors import (
 )
 from sidecar.providers.http import head, retry_after_ms, scrubbed
 from sidecar.providers.json_text import UNREADABLE
+from sidecar.providers.statuses import by_status
 
 _STATES: Final[dict[str, type[ProviderError]]] = {
     "INVALID_ARGUMENT": ProviderRejected,
@@ -44,18 +44,6 @@ _STATES: Final[dict[str, type[ProviderError]]] = {
     "DATA_LOSS": ProviderUnavailable,
     "UNAVAILABLE": ProviderUnavailable,
     "DEADLINE_EXCEEDED": ProviderTimeout,
-}
-
-# For bodies that are not Google's: a proxy's, or a wrong base URL's.
-_STATUSES: Final[dict[int, type[ProviderError]]] = {
-    401: ProviderAuthFailed,
-    402: ProviderQuotaExhausted,
-    403: ProviderAuthFailed,
-    408: ProviderTimeout,
-    413: ProviderContextExceeded,
-    429: ProviderRateLimited,
-    499: ProviderUnavailable,
-    504: ProviderTimeout,
 }
 
 _BAD_KEY: Final = ("api key not valid", "api key expired", "api key not found")
@@ -114,11 +102,7 @@ def _meaning(status: int, error: _Error, reasons: list[str]) -> type[ProviderErr
         return ProviderContextExceeded
     if error.status in _STATES:
         return _STATES[error.status]
-    if status in _STATUSES:
-        return _STATUSES[status]
-    if status >= 500:
-        return ProviderUnavailable
-    return ProviderRejected if status >= 300 else ProviderGarbled
+    return by_status(status)
 
 
 def _quotas(details: list[dict[str, Any]]) -> list[str]:

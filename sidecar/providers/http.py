@@ -10,9 +10,10 @@ from __future__ import annotations
 import io
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from typing import Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -22,14 +23,14 @@ from yarl import URL
 from sidecar.call import Head
 from sidecar.errors import ProviderError, ProviderGarbled, ProviderRejected, ProviderTimeout, ProviderUnavailable, SettingsError, StreamCut
 
+if TYPE_CHECKING:
+    from sidecar.providers.reading import AnswerStream
+
 MOST_BYTES = 128 * 1024 * 1024  # of one unary answer: 2048 vectors of 3072 figures as text are 75 MB
 _MOST_ERROR_BYTES = 64 * 1024
 _KEEP_ALIVE_S = 75.0
 _LARGE_BODY_BYTES = 1024 * 1024  # above this a body is written in parts, so that the event loop is not held up
 NO_STREAM = ("text/html", "application/json", "application/xml", "text/xml")
-
-Received = Callable[[bytes, Head], Awaitable[None]]
-"""Where a stream's bytes go, one network read at a time. Awaiting it is the back-pressure."""
 
 
 class Failure(Protocol):
@@ -78,11 +79,10 @@ class Client:
             raise self._failure(response.status, response.headers, data, whose=whose, key=self._key)
         return data, head(response.headers)
 
-    async def stream(self, url: URL, body: bytes, whose: str, received: Received) -> None:
-        """Hands each network read to `received` as it comes, up to the end of the body.
+    async def stream(self, url: URL, body: bytes, whose: str, stream: AnswerStream) -> None:
+        """Has `stream` read the answer. Raises ProviderError as `post` does; StreamCut when the connection is lost after the first byte.
 
-        Raises ProviderError as `post` does; StreamCut when the connection is lost after the first byte. What `received` raises
-        passes through as it is.
+        What `stream` raises passes through as it is.
         """
         response = await self._open(url, body, whose)
         content = response.content
@@ -93,17 +93,7 @@ class Client:
                 except Exception as error:
                     raise transport_error(error, whose, key=self._key) from error
                 raise self._failure(response.status, response.headers, data, whose=whose, key=self._key)
-            said = head(response.headers)
-            begun = False
-            while True:
-                try:
-                    data = await content.readany()
-                except Exception as error:
-                    raise transport_error(error, whose, begun=begun, key=self._key) from error
-                if not data:
-                    return
-                begun = True
-                await received(data, said)
+            await stream.read_all(content.readany, head(response.headers), partial(transport_error, whose=whose, key=self._key))
         finally:
             response.close()
 

@@ -33,22 +33,19 @@ from sidecar.call import (
     Vectors,
 )
 from sidecar.errors import (
-    ProviderAuthFailed,
     ProviderContextExceeded,
     ProviderError,
     ProviderGarbled,
     ProviderModelUnknown,
-    ProviderQuotaExhausted,
     ProviderRateLimited,
-    ProviderRejected,
-    ProviderTimeout,
     ProviderUnavailable,
 )
 from sidecar.providers import Provider, turns
 from sidecar.providers.http import Client, head, retry_after_ms, scrubbed
 from sidecar.providers.json_text import UNREADABLE, text_of
-from sidecar.providers.reading import AnswerStream, check_ending, check_vectors
+from sidecar.providers.reading import AnswerStream, check_vectors, emit_whole
 from sidecar.providers.sse import Lines
+from sidecar.providers.statuses import by_status
 from sidecar.providers.tool_calls import WholeCalls, made_id
 
 if TYPE_CHECKING:
@@ -228,17 +225,6 @@ def vectors(body: bytes, whose: str = "ollama") -> Vectors:
     return Vectors(vectors=read.embeddings, usage=Usage(input_tokens=read.prompt_eval_count, output_tokens=0), model=read.model)
 
 
-_STATUSES: Final[dict[int, type[ProviderError]]] = {
-    401: ProviderAuthFailed,
-    402: ProviderQuotaExhausted,
-    403: ProviderAuthFailed,
-    404: ProviderModelUnknown,
-    408: ProviderTimeout,
-    413: ProviderContextExceeded,
-    429: ProviderRateLimited,
-    504: ProviderTimeout,
-}
-
 # The runner's words, under status 400 or 500 as the version has it.
 _TOO_LONG: Final = ("exceeds the context length", "exceeds the available context size", "exceed_context_size_error")
 
@@ -261,11 +247,11 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, *, whose: str 
 def _meaning(status: int, words: str) -> type[ProviderError]:
     if any(part in words for part in _TOO_LONG):
         return ProviderContextExceeded
-    if status in _STATUSES:
-        return ProviderRejected if status == 404 and not words else _STATUSES[status]
-    if status >= 500 or (status < 300 and words):  # an error in the middle of a stream is the runner's
+    if words and status == 404:
+        return ProviderModelUnknown
+    if words and status < 300:  # an error in the middle of a stream is the runner's
         return ProviderUnavailable
-    return ProviderRejected if status >= 300 else ProviderGarbled
+    return by_status(status)
 
 
 async def connect(settings: ProviderSettings) -> Provider:
@@ -297,20 +283,17 @@ class Ollama:
     async def generate(self, ask: GenerateAsk, emit: Emit) -> None:
         body = msgspec.json.encode(request(ask))
         whose = f"{self.name}/{ask.model}"
-        if not ask.stream:
+        if ask.stream:
+            stream = AnswerStream(Lines(), partial(chunk, whose=whose, key=self._key), emit, whose, WholeCalls())
+            await self._client.stream(self._chat, body, whose, stream)
+        else:
             data, said = await self._client.post(self._chat, body, whose)
-            whole = replace(reply(data, whose, self._key), head=said)
-            await emit((whole,))
-            check_ending(whole, whose)
-            return
-        stream = AnswerStream(Lines(), partial(chunk, whose=whose, key=self._key), WholeCalls(), emit, whose)
-        await self._client.stream(self._chat, body, whose, stream.received)
-        await stream.end()
+            await emit_whole(replace(reply(data, whose, self._key), head=said), emit, whose)
 
     async def embed(self, ask: EmbedAsk) -> Vectors:
         whose = f"{self.name}/{ask.model}"
         data, said = await self._client.post(self._embed, msgspec.json.encode(embed_request(ask)), whose)
-        return replace(check_vectors(vectors(data, whose), ask, whose), head=said)
+        return replace(check_vectors(vectors(data, whose), len(ask.inputs), ask.dimensions, whose), head=said)
 
     async def close(self) -> None:
         await self._client.close()

@@ -19,8 +19,8 @@ from sidecar.providers import openai_request
 from sidecar.providers.http import NO_STREAM, head, scrubbed, transport_error
 from sidecar.providers.openai_failure import failure
 from sidecar.providers.openai_reply import Reader, reply, vectors
-from sidecar.providers.reading import check_ending
-from sidecar.providers.sse import Events, Relay
+from sidecar.providers.reading import AnswerStream, emit_whole
+from sidecar.providers.sse import Events
 
 if TYPE_CHECKING:
     import httpx2
@@ -126,14 +126,10 @@ class OpenAI:
         whose = f"{self.name}/{ask.model}"
         body = openai_request.encode(request(ask))
         if ask.stream:
-            relay = Relay(Events(), reader(whose, self._key), emit)
-            await self._stream("/chat/completions", body, whose, relay)
-            await relay.end()
+            await self._stream("/chat/completions", body, whose, AnswerStream(Events(), reader(whose, self._key), emit, whose))
         else:
             response = await self._post("/chat/completions", body, whose)
-            whole = reply(response.content, head(response.headers), whose, key=self._key)
-            await emit((whole,))
-            check_ending(whole, whose)
+            await emit_whole(reply(response.content, head(response.headers), whose, key=self._key), emit, whose)
 
     async def embed(self, ask: EmbedAsk) -> Vectors:
         whose = f"{self.name}/{ask.model}"
@@ -149,7 +145,7 @@ class OpenAI:
         except Exception as error:
             raise translated(error, whose, key=self._key) from error
 
-    async def _stream(self, path: str, body: bytes, whose: str, relay: Relay) -> None:
+    async def _stream(self, path: str, body: bytes, whose: str, stream: AnswerStream) -> None:
         try:
             response = await self._send(path, content=body, stream=True)
         except Exception as error:
@@ -157,19 +153,10 @@ class OpenAI:
         try:
             if response.headers.get("content-type", "").startswith(NO_STREAM):
                 raise await self._no_stream(response, whose)
-            said = head(response.headers)
             # The bytes were asked for uncompressed, which not every proxy on the way heeds.
             pieces = response.aiter_bytes() if "content-encoding" in response.headers else response.aiter_raw()
-            begun = False
-            while True:
-                try:
-                    data = await anext(pieces, b"")
-                except Exception as error:
-                    raise translated(error, whose, begun=begun, key=self._key) from error
-                if not data:
-                    return
-                begun = True
-                await relay.received(data, said)
+            broken = partial(translated, whose=whose, key=self._key)
+            await stream.read_all(partial(anext, pieces, b""), head(response.headers), broken)
         finally:
             await response.aclose()
 

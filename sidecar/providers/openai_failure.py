@@ -20,6 +20,8 @@ from sidecar.errors import (
     ProviderUnavailable,
 )
 from sidecar.providers.http import head, retry_after_ms, scrubbed
+from sidecar.providers.json_text import UNREADABLE
+from sidecar.providers.statuses import by_status
 
 # The words of `code` and `type`, in lower case, of OpenAI and of the servers that speak its format (llama.cpp, vLLM, LiteLLM).
 _WORDS: Mapping[str, type[ProviderError]] = {
@@ -54,7 +56,7 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, *, whose: str 
     """The error an answer means: a status of 300 and more, an error inside a 200, or a 200 that is no answer at all."""
     try:
         content = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         if status < 300:
             return garbled(body, error, whose)
         content = None
@@ -84,26 +86,14 @@ def classify(status: int, code: str, kind: str, message: str) -> type[ProviderEr
     for word in (code.lower(), kind.lower()):
         if word in _WORDS:
             return _WORDS[word]
-    if status == 402:
-        return ProviderQuotaExhausted
-    if status in (401, 403):
-        return ProviderAuthFailed
-    if status == 404:
-        # A server that knows its model but not this path says nothing of a model.
-        return ProviderModelUnknown if "model" in message.lower() else ProviderRejected
-    if status == 429:
-        return ProviderRateLimited
-    if status < 500 and _CONTEXT.search(message):
+    meaning = by_status(status)
+    if meaning in (ProviderRejected, ProviderGarbled) and _CONTEXT.search(message):
         return ProviderContextExceeded
-    if status == 501:
-        return ProviderRejected
-    if status >= 500 or status in (408, 409, 425):
-        return ProviderUnavailable
-    if 300 <= status < 400:
-        return ProviderGarbled
+    if status == 404 and "model" in message.lower():
+        return ProviderModelUnknown  # a server that knows its model but not this path says nothing of a model
     if status < 300:
         return ProviderRejected if "invalid_request" in kind.lower() or "badrequest" in kind.lower() else ProviderUnavailable
-    return ProviderRejected
+    return meaning
 
 
 def garbled(body: bytes, error: Exception, whose: str) -> ProviderGarbled:

@@ -20,8 +20,9 @@ from msgspec import Meta, Struct
 
 from sidecar.call import Chunk, Finish, Head, ToolDelta, Usage, Vectors
 from sidecar.errors import ProviderGarbled
+from sidecar.providers.json_text import UNREADABLE
 from sidecar.providers.openai_failure import failure, garbled
-from sidecar.providers.reading import check_ending
+from sidecar.providers.reading import check_vectors
 
 _FINISH: Mapping[str, Finish] = {
     "stop": "stop",
@@ -59,20 +60,17 @@ def reply(body: bytes, head: Head | None = None, whose: str = "openai", *, key: 
 class Reader:
     """Reads the events of one stream. It remembers what the finish reason does not tell: refusals, tool calls, their numbers."""
 
-    __slots__ = ("_calls", "_key", "_refused", "_unknown", "_whose")
+    __slots__ = ("_calls", "_key", "_refused", "_whose")
 
     def __init__(self, whose: str = "openai", key: str | None = None) -> None:
         self._whose = whose
         self._key = key
         self._refused = False
-        self._unknown = ""
         self._calls: dict[int, tuple[str, str]] = {}  # id and name of each call, by its index
 
     def __call__(self, event: bytes) -> Chunk | None:
         """One event's data. Raises ProviderGarbled for broken JSON, the class of the error for an event that carries one."""
         if event == b"[DONE]":
-            if self._unknown:
-                check_ending(Chunk(raw_finish=self._unknown), self._whose)
             return _DONE
         answer = _decoded(event, self._whose, self._key, _ANSWER)
         choice = _only(answer, self._whose)
@@ -96,8 +94,6 @@ class Reader:
             calls = (self._call(_ToolCall(index=0, function=said.function_call)),)
         raw = choice.finish_reason or ""
         finish = _FINISH.get(raw) if raw else None
-        if raw and finish is None:
-            self._unknown = raw
         if finish == "stop":
             finish = "refusal" if self._refused else "tool_calls" if self._calls else "stop"
         return Chunk(
@@ -151,16 +147,12 @@ def vectors(
     found: dict[int, array[float]] = {}
     for item in answer.data:
         found[item.index] = _vector(item, whose)
-    wanted = len(answer.data) if count is None else count
-    if len(answer.data) != wanted or sorted(found) != list(range(wanted)):
+    if len(found) != len(answer.data) or max(found) >= len(found) or min(found) < 0:
         shown = ", ".join(str(item.index) for item in answer.data[:8])
-        raise ProviderGarbled(f"{whose}: {wanted} inputs, but {len(answer.data)} vectors came back, with the indexes {shown}")
-    lengths = {len(vector) for vector in found.values()}
-    if len(lengths) > 1 or (dimensions is not None and lengths != {dimensions}):
-        expected = "one length" if dimensions is None else f"length {dimensions}"
-        raise ProviderGarbled(f"{whose}: vectors of length {', '.join(map(str, sorted(lengths)))}, expected {expected}")
+        raise ProviderGarbled(f"{whose}: {len(answer.data)} vectors came, whose indexes do not count them: {shown}")
     usage = Usage() if answer.usage is None else _usage(answer.usage)
-    return Vectors(vectors=[found[index] for index in range(wanted)], usage=usage, model=answer.model or "", head=head)
+    vectors = Vectors(vectors=[found[index] for index in range(len(found))], usage=usage, model=answer.model or "", head=head)
+    return check_vectors(vectors, len(found) if count is None else count, dimensions, whose)
 
 
 Count = Annotated[int, Meta(ge=0)]
@@ -246,7 +238,7 @@ _DONE = Chunk(last=True)
 def _decoded(body: bytes, whose: str, key: str | None, decoder: msgspec.json.Decoder[_Read]) -> _Read:
     try:
         answer = decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise garbled(body, error, whose) from error
     if answer.error or answer.object == "error":
         raise failure(200, {}, body, whose=whose, key=key)

@@ -1,15 +1,12 @@
-"""Cuts a byte stream into messages, server-sent events or lines of JSON, and relays what they say.
+"""Cuts a byte stream into messages: server-sent events, or lines of JSON.
 
-Both readers are fed whatever one network read brought, often one event, sometimes a hundred, and may be cut anywhere, inside a UTF-8
+Both are fed whatever one network read brought, often one event, sometimes a hundred, and may be cut anywhere, inside a UTF-8
 character too: they work on bytes and leave decoding to whoever reads a whole message.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from sidecar.call import Chunk, Emit, Head
-from sidecar.errors import ProviderError, ProviderGarbled
+from sidecar.errors import ProviderGarbled
 
 MOST_BYTES = 16 * 1024 * 1024  # of one message; what grows beyond this is no answer but a fault
 
@@ -113,52 +110,6 @@ class Lines:
         line = b"".join(self._parts).strip()
         self._parts = []
         return [line] if line else []
-
-
-class Relay:
-    """Turns the bytes of one stream into chunks and emits them, all chunks of one network read together.
-
-    `read` is the provider's reading of one message. What a read brought before a broken message or an error event is emitted before
-    the error is raised: it was produced, so it belongs to the answer's partial text and price.
-    """
-
-    __slots__ = ("_cut", "_emit", "_head", "_read")
-
-    def __init__(self, cut: Events | Lines, read: Callable[[bytes], Chunk | None], emit: Emit) -> None:
-        self._cut = cut
-        self._read = read
-        self._emit = emit
-        self._head: Head | None = None
-
-    async def received(self, data: bytes, head: Head) -> None:
-        """One network read. `head` goes out with the first one."""
-        chunks = []
-        if self._head is None:
-            self._head = head
-            chunks.append(Chunk(head=head))
-        failed: ProviderError | None = None
-        try:
-            for message in self._cut.feed(data):
-                chunk = self._read(message)
-                if chunk is not None:
-                    chunks.append(chunk)
-        except ProviderError as error:
-            failed = error
-        if chunks:
-            await self._emit(chunks)
-        if failed is not None:
-            failed.request_id = failed.request_id or head.request_id
-            raise failed
-
-    async def end(self) -> None:
-        """The end of the body. A last message that is broken was cut, which the attempt stage finds out by the missing `last`."""
-        for message in self._cut.end():
-            try:
-                chunk = self._read(message)
-            except ProviderGarbled:
-                return
-            if chunk is not None:
-                await self._emit((chunk,))
 
 
 def _payload(block: bytes) -> bytes:
