@@ -44,7 +44,7 @@ async def attempt(engine: Engine, call: Call) -> None:
     SchemaViolated; TimeoutError (from the pipeline) at the deadline. After the first piece was sent on nothing is retried, unless the
     caller chose `on_cut: restart`.
     """
-    if asyncio.get_running_loop().time() >= call.deadline:
+    if time.monotonic() + _LEAST_LEFT_S > call.deadline:  # not loop.time(): uvloop's is that of the turn's beginning
         raise TimeoutError  # nobody is asked for a caller whose time is up: a cancellation would come after the question
     turns = [_Turn(candidate) for candidate in call.candidates]
     failure: SidecarError | None = None
