@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import select
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -24,6 +25,10 @@ from sidecar.call import Head
 from sidecar.errors import ProviderError, ProviderGarbled, ProviderRejected, ProviderTimeout, ProviderUnavailable, SettingsError, StreamCut
 
 if TYPE_CHECKING:
+    from aiohttp.client_reqrep import ConnectionKey
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
+
     from sidecar.providers.reading import AnswerStream
 
 MOST_BYTES = 128 * 1024 * 1024  # of one unary answer: 2048 vectors of 3072 figures as text are 75 MB
@@ -54,7 +59,7 @@ class Client:
         self._failure = failure
         self._key = key
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
+            connector=_Pool(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
             # `connect` spans name lookup, TCP and TLS. There is no waiting for a place in the pool: `limit=0` is no limit.
             timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout_ms / 1000),
             headers={"Content-Type": "application/json", "Accept-Encoding": "identity", **headers},
@@ -106,6 +111,20 @@ class Client:
             return await self._session.post(url, data=data, allow_redirects=False)
         except Exception as error:
             raise transport_error(error, whose, key=self._key) from error
+
+
+class _Pool(aiohttp.TCPConnector):
+    """Gives out no connection that the server has hung up on, also when the event loop has not come to see it yet.
+
+    llama.cpp closes after each stream without a word; a request written to such a connection would fail, and nobody could tell
+    whether it was answered, so it could not be sent again here. On an idle connection nothing is owed: what can be read there is its
+    end. (A server that hangs up later than that is an error still.) What is overridden is not public; a contract test walks it.
+    """
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        while (connection := await super()._get(key, traces)) is not None and _readable(connection):
+            connection.close()
+        return connection
 
 
 def head(headers: Mapping[str, str]) -> Head:
@@ -261,6 +280,15 @@ def _name_in_table(error: BaseException) -> str:
         if name in TRANSPORT:
             return name
     return ""
+
+
+def _readable(connection: Connection) -> bool:
+    socket = None if connection.transport is None else connection.transport.get_extra_info("socket")
+    if socket is None:
+        return False
+    poll = select.poll()
+    poll.register(socket.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 async def _whole(content: aiohttp.StreamReader, limit: int) -> bytes:

@@ -38,6 +38,7 @@ class FakeProvider:
     def __init__(self, *scripts: Script) -> None:
         self.scripts = list(scripts)
         self.asked: list[Asked] = []
+        self.peers: set[object] = set()  # the connections that requests came over
         self.holding = asyncio.Event()  # all pieces are said, the answer is held open
         self.left = asyncio.Event()  # a client hung up while its answer was not whole
         self._runner = web.ServerRunner(web.Server(self._answer, handler_cancellation=True), shutdown_timeout=0.1)
@@ -60,6 +61,7 @@ class FakeProvider:
         response = web.StreamResponse(status=script.status, headers={"Content-Type": "application/json", **script.headers})
         transport = request.transport
         assert transport is not None
+        self.peers.add(transport.get_extra_info("peername"))
         try:
             for at, piece in enumerate(script.pieces):
                 if piece is None:

@@ -1,0 +1,138 @@
+"""How streams end on the wire, and what becomes of their connections: all providers, over sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+
+from sidecar.call import GenerateAsk, Message, Text
+from sidecar.errors import StreamCut
+from sidecar.providers import Provider, anthropic, compatible, google, ollama, openai
+from sidecar.settings import ProviderSettings
+from tests.contract.fake import Emitted, FakeProvider, Script
+
+SSE = "text/event-stream"
+NDJSON = "application/x-ndjson"
+
+CHAT = (
+    b'data: {"choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n'
+    b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n',
+    b"data: [DONE]\n\n",
+)  # fmt: skip
+MESSAGES = (
+    b'data: {"type":"content_block_start","index":0,"content_block":{"type":"text","text":"Hi"}}\n\n'
+    b'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}\n\n',
+    b'data: {"type":"message_stop"}\n\n',
+)
+LINES = (
+    b'{"model":"m","message":{"content":"Hi"}}\n',
+    b'{"model":"m","message":{"content":""},"done":true,"done_reason":"stop"}\n',
+)
+CONTENTS = (
+    b'data: {"candidates":[{"content":{"parts":[{"text":"Hi"}]}}]}\r\n\r\n',
+    b'data: {"candidates":[{"finishReason":"STOP"}]}\r\n\r\n',
+)
+
+
+class Wire(NamedTuple):
+    """A provider, and a stream of its format up to its end, and that end."""
+
+    connect: Callable[[ProviderSettings], Awaitable[Provider]]
+    content_type: str
+    begin: bytes
+    end: bytes
+
+
+WIRES = {
+    "openai": Wire(openai.connect, SSE, *CHAT),
+    "compatible": Wire(compatible.connect, SSE, *CHAT),
+    "anthropic": Wire(anthropic.connect, SSE, *MESSAGES),
+    "google": Wire(google.connect, SSE, *CONTENTS),
+    "ollama": Wire(ollama.connect, NDJSON, *LINES),
+}
+ASK = GenerateAsk(model="m", messages=(Message("user", (Text("Hello"),)),), stream=True, max_output_tokens=10)
+
+every_wire = pytest.mark.parametrize("name", WIRES)
+
+
+async def connected(name: str, url: str) -> Provider:
+    given: dict[str, Any] = {"name": name, "kind": name, "api_key": "a-key", "base_url": url, "connect_timeout_ms": 1000}
+    return await WIRES[name].connect(msgspec.convert(given, ProviderSettings))
+
+
+async def said(provider: Provider) -> str:
+    emitted = Emitted()
+    async with asyncio.timeout(10):  # not wait_for, whose task gives the loop a turn between two calls
+        await provider.generate(ASK, emitted)
+    answer = emitted.answer()
+    answer.prove("test")
+    return answer.text
+
+
+@every_wire
+async def test_a_body_that_is_never_closed_is_not_waited_for(name: str) -> None:
+    wire = WIRES[name]
+    async with FakeProvider(Script([wire.begin + wire.end], headers={"Content-Type": wire.content_type}, hold=True)) as fake:
+        provider = await connected(name, fake.url)
+        assert await said(provider) == "Hi"
+        await asyncio.wait_for(fake.left.wait(), 5)
+        await provider.close()
+
+
+@every_wire
+async def test_a_connection_whose_body_ends_is_used_again(name: str) -> None:
+    wire = WIRES[name]
+    async with FakeProvider(Script([wire.begin, wire.end], headers={"Content-Type": wire.content_type})) as fake:
+        provider = await connected(name, fake.url)
+        for _ in range(3):
+            assert await said(provider) == "Hi"
+        await provider.close()
+    assert (len(fake.asked), len(fake.peers)) == (3, 1)
+
+
+@every_wire
+async def test_a_connection_lost_after_the_end_breaks_no_answer(name: str) -> None:
+    wire = WIRES[name]
+    async with FakeProvider(Script([wire.begin + wire.end, None], headers={"Content-Type": wire.content_type})) as fake:
+        provider = await connected(name, fake.url)
+        assert await said(provider) == "Hi"
+        await provider.close()
+
+
+@every_wire
+async def test_an_end_cut_in_its_middle_is_a_cut(name: str) -> None:
+    wire = WIRES[name]
+    cut = wire.end[: len(wire.end.rstrip()) - 1]
+    async with FakeProvider(Script([wire.begin + cut], headers={"Content-Type": wire.content_type})) as fake:
+        provider = await connected(name, fake.url)
+        with pytest.raises(StreamCut):
+            await said(provider)
+        await provider.close()
+
+
+@pytest.mark.parametrize("name", ["compatible", "google", "ollama"])
+async def test_a_server_that_hangs_up_after_each_stream_without_a_word(name: str) -> None:
+    wire = WIRES[name]
+    body = wire.begin + wire.end
+    asked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        asked.append(await reader.readexactly(int(length.partition(b":")[2])))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n" % wire.content_type.encode())
+        writer.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()[:2]
+        provider = await connected(name, f"http://{host}:{port}")
+        for _ in range(20):
+            assert await said(provider) == "Hi"
+        await provider.close()
+    assert len(asked) == 20
