@@ -91,7 +91,7 @@ class Answer:
 
     def tool_deltas(self) -> tuple[ToolDelta, ...]:
         """All calls as one whole piece each."""
-        return tuple(ToolDelta(index, c.id, c.name, c.arguments) for index, c in enumerate(self.tool_calls))
+        return tuple(ToolDelta(index, c.id, c.name, c.arguments) for index, c in zip(sorted(self._calls), self.tool_calls, strict=True))
 
     def tool_index(self, index: int) -> int:
         """The place of a provider's tool-call index among this answer's calls, counted from 0."""

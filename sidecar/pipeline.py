@@ -33,9 +33,9 @@ async def run(engine: Engine, call: Call) -> None:
     """
     try:
         plan(engine, call)
-        if not recall(engine, call):
-            reserve(engine, call)
-            async with timeout_at(call.deadline):
+        async with timeout_at(call.deadline):
+            if not await recall(engine, call):
+                reserve(engine, call)
                 await attempt(engine, call)
     except SidecarError as error:
         call.error = error

@@ -234,9 +234,13 @@ async def _generate(engine: Engine, call: Call, candidate: Candidate, request: G
     answer.prove(candidate.model.provider)
     if strict and answer.finish == "stop" and call.response_format is not None and call.response_format.schema is not None:
         schemas.require_fit(answer.text, call.response_format.schema, candidate.model.id)
-    if call.send is not None and send is None:
+    if call.send is None:
+        return
+    if send is None:
         held = Chunk(text=answer.text, reasoning=answer.reasoning, tool_calls=answer.tool_deltas())
         await _send_on(call, candidate, (held,))
+    elif call.sent is not answer:
+        await _send_on(call, candidate, ())  # an answer without a word has a beginning too
 
 
 async def _send_on(call: Call, candidate: Candidate, chunks: Sequence[Chunk]) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from sidecar.call import Call, GenerateRequest
+from sidecar.call import Call, Chunk, GenerateRequest, Start
 from sidecar.engine import Engine
 from sidecar.errors import NotCached
 
 
-def recall(engine: Engine, call: Call) -> bool:
+async def recall(engine: Engine, call: Call) -> bool:
     """Look for an answer to exactly this question, if the caller lets the cache be used.
 
     Only calls that ask for it (`cache.mode`) are looked up; nothing is remembered unasked. Writes answer, served and
-    recalled_age_ns, and returns True, where there is one. Raises NotCached in mode `only` where there is none.
+    recalled_age_ns, sends the answer on to a stream's reader, and returns True, where there is one. Raises NotCached in mode `only` where
+    there is none.
     """
     request = call.request
     if not isinstance(request, GenerateRequest) or request.cache_mode not in ("default", "only"):
@@ -21,5 +22,8 @@ def recall(engine: Engine, call: Call) -> bool:
         if request.cache_mode == "only":
             raise NotCached("cache.mode is only, and this call has not been answered before; use default to ask a provider")
         return False
-    call.served, call.answer, call.recalled_age_ns = found
+    call.served, call.answer, call.recalled_age_ns = served, answer, _ = found
+    if call.send is not None:
+        await call.send(Start(served))
+        await call.send((Chunk(text=answer.text, reasoning=answer.reasoning, tool_calls=answer.tool_deltas()),))
     return True

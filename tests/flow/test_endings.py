@@ -12,7 +12,9 @@ import grpc
 import pytest
 
 from sidecar.v1 import llm_pb2 as pb
-from tests.fakes.script import Fail, HangUp, Raw, Say, Stall, Tokens, Vectors
+from sidecar.v1 import ops_pb2
+from tests.fakes.running import free_port
+from tests.fakes.script import Fail, HangUp, Raw, Say, Stall, Tokens, Tool, Vectors
 from tests.flow.reading import account, failed, nano_usd, stream_failed, streamed, tokens
 
 ALL = ("openai", "anthropic", "google", "ollama", "compatible")
@@ -241,6 +243,26 @@ async def test_caller_may_have_a_stream_held_until_it_is_whole(sidecar, upstream
     assert (got.text, got.restarts, got.kinds.count("text_delta")) == ("Once more", [], 1)
 
 
+async def test_held_tool_calls_keep_their_places(sidecar, upstream, fresh):
+    """Anthropic counts its blocks: with text before it, the first call has the index 1."""
+    model = fresh("anthropic")
+    both = (Tool("weather", '{"city":"Seoul"}', id="a"), Tool("weather", '{"city":"Busan"}', id="b"))
+    upstream.on(model, Say(pieces=("Let me look.",), tools=both, finish="tool_calls"))
+    got = await streamed(sidecar.llm.Stream(ask(model, on_cut=pb.ON_CUT_HOLD, tools=[pb.Tool(name="weather")])))
+    assert [(call.id, call.arguments) for call in got.tools] == [(tool.id, tool.arguments) for tool in both]
+    assert list(got.end.tool_calls) == got.tools
+
+
+@pytest.mark.parametrize("provider", ALL)
+async def test_answer_without_a_word_begins_and_ends(sidecar, upstream, fresh, provider):
+    model = fresh(provider)
+    upstream.on(model, Say(pieces=()))
+    got = await streamed(sidecar.llm.Stream(ask(model)))
+    assert (got.kinds, got.text) == (["start", "end"], "")
+    whole = await sidecar.llm.Generate(ask(model))
+    assert (whole.text, whole.finish_reason) == ("", pb.FINISH_REASON_STOP)
+
+
 @pytest.mark.parametrize("provider", ALL)
 async def test_refused_request_costs_nothing(sidecar, upstream, fresh, tenant, provider):
     """A failure that the provider answered with an error costs nothing and holds nothing."""
@@ -283,10 +305,12 @@ async def test_slow_reader_is_no_silent_provider(start_sidecar, upstream):
     stream = sidecar.llm.Stream(ask("compatible/fluent"))
     assert (await stream.read()).WhichOneof("event") == "start"
     await asyncio.sleep(1)  # longer than the provider may be silent, while the provider waits for us
-    text = 0
+    text = deltas = 0
     while (event := await stream.read()) is not grpc.aio.EOF:
         text += len(event.text_delta)
+        deltas += event.WhichOneof("event") == "text_delta"
     assert text == 2_000_000
+    assert deltas < 200  # what waits for a slow reader is joined
 
 
 async def test_open_breaker_goes_to_the_next_model_without_asking(sidecar, upstream, fresh):
@@ -301,6 +325,57 @@ async def test_open_breaker_goes_to_the_next_model_without_asking(sidecar, upstr
     assert (reply.model, reply.fallback) == ("compatible-default", True)
     assert len(upstream.asked(model)) == asked
     assert (await sidecar.metrics())("llm_circuit_breaker_state", model=model) == 2
+
+
+async def test_breaker_tries_again_after_its_time(start_sidecar, upstream):
+    sidecar = await start_sidecar("[services.flow]\nbreaker_failures = 1\nbreaker_open_ms = 2500\n")
+    upstream.on("moody", Fail(503), Say(pieces=("Better now.",)))
+    assert (await sidecar.llm.Generate(ask("compatible/moody", node="flow.chain"))).model == "compatible-default"
+    assert (await sidecar.llm.Generate(ask("compatible/moody", node="flow.chain"))).model == "compatible-default"
+    assert len(upstream.asked("moody")) == 1
+    await asyncio.sleep(2.6)
+    reply = await sidecar.llm.Generate(ask("compatible/moody", node="flow.chain"))
+    assert (reply.text, reply.fallback) == ("Better now.", False)
+    assert (await sidecar.metrics())("llm_circuit_breaker_state", model="moody") == 0
+
+
+async def test_provider_that_is_not_there(start_sidecar):
+    sidecar = await start_sidecar(f'[providers.gone]\nbase_url = "http://127.0.0.1:{free_port()}/v1"\n')
+    got = await failed(sidecar.llm.Generate(ask("gone/model")))
+    assert (got.code, got.reason) == (grpc.StatusCode.UNAVAILABLE, "PROVIDER_UNAVAILABLE")
+    assert "gone/model" in got.message
+    assert (await sidecar.llm.Generate(ask("gone/model", node="flow.chain"))).fallback
+    status = await sidecar.ops.GetStatus(ops_pb2.GetStatusRequest())
+    gone = next(p for p in status.providers if p.name == "gone")
+    assert gone.failures == gone.attempts > 0
+    assert gone.last_error.startswith("PROVIDER_UNAVAILABLE: ")
+
+
+async def test_redirect_is_not_followed(sidecar, upstream, fresh):
+    """A prompt and a key go where settings say, and nowhere else."""
+    model, elsewhere = fresh("compatible"), fresh("compatible")
+    upstream.on(model, Fail(307, headers=(("Location", f"{upstream.url}/compatible/v1/chat/completions?{elsewhere}"),)), Say())
+    got = await failed(sidecar.llm.Generate(ask(model), timeout=0.7))
+    assert got.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INVALID_ARGUMENT)
+    assert not any(elsewhere in exchange.path for exchange in upstream.exchanges)
+
+
+async def test_retired_model_is_answered_by_its_successor(sidecar, upstream):
+    reply = await sidecar.llm.Generate(ask("claude-sonnet-4"))
+    assert reply.model == "claude-sonnet-4-6"
+    assert any("retired" in notice and "claude-sonnet-4-6" in notice for notice in reply.notices)
+
+
+async def test_a_hundred_streams_at_once_are_whole(sidecar, upstream, fresh, tenant):
+    model = fresh("compatible")
+    pieces = tuple(f"<{i}>" for i in range(30))
+    upstream.on(model, Say(pieces=pieces, delay_ms=5))
+    got = await asyncio.gather(*(streamed(sidecar.llm.Stream(ask(model, tenant))) for _ in range(100)))
+    assert {one.text for one in got} == {"".join(pieces)}
+    assert len({one.end.id for one in got}) == 100
+    paid = await account(sidecar, tenant)
+    assert paid.used_nano_usd == sum(one.end.cost.nano_usd for one in got)
+    assert paid.pending_nano_usd == 0
 
 
 async def test_budget_refuses_before_anything_is_asked(start_sidecar, upstream, tenant):
