@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import traceback
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -82,6 +83,8 @@ class Log:
             line["attempts"] = [f"{t.candidate.model.id}: {t.outcome}" for t in call.attempts]
         if error is not None:
             line["error"] = error.message
+            if error.__cause__ is not None:
+                line["raised_at"] = _places(error.__cause__)
         self._add(line)
 
     def _add(self, line: dict[str, Any]) -> None:
@@ -112,6 +115,11 @@ class Log:
             sys.stderr.buffer.flush()
         except (OSError, ValueError):
             self.dropped += len(lines)
+
+
+def _places(error: BaseException) -> list[str]:
+    """Where a defect came from, innermost last; places only, because an exception's text may hold what a caller wrote."""
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)[-8:]]
 
 
 def _now() -> str:

@@ -78,6 +78,18 @@ async def test_log_line_has_the_figures_and_no_content(capfdbinary):
     assert b"hello" not in out
 
 
+async def test_defect_is_logged_with_its_place_and_without_its_text(capfdbinary):
+    bench = Bench([(ValueError("SECRET"),)])
+    bench.engine.meter.log._least = 0
+    with pytest.raises(errors.InternalError):
+        await bench.run()
+    bench.engine.meter.log.flush()
+    out = capfdbinary.readouterr().err
+    line = json.loads(out.splitlines()[-1])
+    assert "fakes.py" in line["raised_at"][-1]
+    assert b"SECRET" not in out
+
+
 def test_recent_forgets_after_five_minutes_and_at_midnight():
     recent, where = Recent(), ("s", "n", "p", "m")
     recent.add(where, failed=True, nano_usd=5, unix_s=86_400 * 10 + 60)
