@@ -13,6 +13,7 @@ class _OpenToolCall(Struct):
     id: str
     name: str
     arguments: list[str]
+    signature: str = ""
 
 
 def merge(old: Usage | None, new: Usage) -> Usage:
@@ -60,6 +61,7 @@ class Answer:
                 call = self._calls[delta.index] = _OpenToolCall("", "", [])
             call.id = delta.id or call.id
             call.name = delta.name or call.name
+            call.signature = delta.signature or call.signature
             if delta.arguments:
                 call.arguments.append(delta.arguments)
             piece = True
@@ -87,11 +89,13 @@ class Answer:
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """The calls in their order. A call without arguments gets `{}`, which is what every provider means by none."""
-        return tuple(ToolCall(c.id, c.name, "".join(c.arguments) or "{}") for _, c in sorted(self._calls.items()))
+        return tuple(ToolCall(c.id, c.name, "".join(c.arguments) or "{}", c.signature) for _, c in sorted(self._calls.items()))
 
     def tool_deltas(self) -> tuple[ToolDelta, ...]:
         """All calls as one whole piece each."""
-        return tuple(ToolDelta(index, c.id, c.name, c.arguments) for index, c in zip(sorted(self._calls), self.tool_calls, strict=True))
+        return tuple(
+            ToolDelta(index, c.id, c.name, c.arguments, c.signature) for index, c in zip(sorted(self._calls), self.tool_calls, strict=True)
+        )
 
     def tool_index(self, index: int) -> int:
         """The place of a provider's tool-call index among this answer's calls, counted from 0."""

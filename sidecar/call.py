@@ -58,11 +58,12 @@ class Image(Struct, frozen=True, gc=False):
 
 
 class ToolCall(Struct, frozen=True, gc=False):
-    """`arguments` is JSON text, exactly as the model wrote it."""
+    """`arguments` is JSON text, exactly as the model wrote it; `signature` is opaque and goes back to the provider that gave it."""
 
     id: str
     name: str
     arguments: str
+    signature: str = ""
 
 
 class ToolResult(Struct, frozen=True, gc=False):
@@ -193,12 +194,16 @@ class Usage(Struct, frozen=True, gc=False):
 
 
 class ToolDelta(Struct, frozen=True, gc=False):
-    """A piece of a tool call. `index` tells calls of one answer apart (any increasing ints); `id` and `name` come once, first."""
+    """A piece of a tool call. `index` tells calls of one answer apart (any increasing ints); `id` and `name` come once, first.
+
+    `signature` comes whole, in any one piece.
+    """
 
     index: int
     id: str = ""
     name: str = ""
     arguments: str = ""
+    signature: str = ""
 
 
 class Head(Struct, frozen=True, gc=False):

@@ -155,7 +155,8 @@ def _part(part: pb.Part, field: str) -> Part:
             image = part.image
             return Image(image.data, image.mime_type, image.url, image.detail)
         case "tool_call":
-            return ToolCall(part.tool_call.id, part.tool_call.name, part.tool_call.arguments or "{}")
+            called = part.tool_call
+            return ToolCall(called.id, called.name, called.arguments or "{}", called.signature)
         case "tool_result":
             return ToolResult(part.tool_result.tool_call_id, "", part.tool_result.content, part.tool_result.is_error)
     raise InvalidRequest(f"{field} is empty; expected text, image, tool_call or tool_result", field=field)
@@ -279,9 +280,8 @@ def delta_events(call: Call, chunks: Sequence[Chunk]) -> list[pb.StreamEvent]:
             flush()
             assert call.answer is not None  # noqa: S101  (it has taken these chunks in)
             place = call.answer.tool_index(delta.index)
-            events.append(
-                pb.StreamEvent(tool_call_delta=pb.ToolCallDelta(index=place, id=delta.id, name=delta.name, arguments=delta.arguments))
-            )
+            piece = pb.ToolCallDelta(index=place, id=delta.id, name=delta.name, arguments=delta.arguments, signature=delta.signature)
+            events.append(pb.StreamEvent(tool_call_delta=piece))
     flush()
     return events
 
@@ -312,7 +312,7 @@ def attempts_message(call: Call) -> list[pb.Attempt]:
 
 
 def tool_call_messages(answer: Answer) -> list[pb.ToolCall]:
-    return [pb.ToolCall(id=c.id, name=c.name, arguments=c.arguments) for c in answer.tool_calls]
+    return [pb.ToolCall(id=c.id, name=c.name, arguments=c.arguments, signature=c.signature) for c in answer.tool_calls]
 
 
 def duration(seconds: float) -> Duration:

@@ -5,6 +5,9 @@ call and 10 x per streamed chunk, its retries are off and it has no limit of tim
 
 Newer API versions, which the SDK asks for by default, refuse `temperature`, `top_p` and `top_k`; a request that has one of them is
 sent under version 2023-06-01, where they are valid.
+
+Extended thinking switched on by `provider_options` works for one turn only: Anthropic refuses (400) a tool result whose assistant turn
+does not begin with its signed thinking block, which our conversation has no place for.
 """
 
 from __future__ import annotations

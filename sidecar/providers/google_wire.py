@@ -80,8 +80,8 @@ FINISHES: Final[dict[str, Finish]] = {
 
 _CALLING_MODES: Final = {"auto": "AUTO", "none": "NONE", "required": "ANY", "tool": "ANY"}
 
-# Gemini 3 and later refuse a conversation whose function calls lack the signature they came with, and our conversation has no place
-# for it. This value is Google's documented way to say so; the model answers without its earlier thoughts.
+# Gemini 3 and later refuse a turn whose first function call lacks the signature it came with. For a call that has none, since its
+# caller dropped it or another model made it, this value is Google's documented way to say so; the model goes on without those thoughts.
 _NO_SIGNATURE: Final = "skip_thought_signature_validator"
 _UNSIGNED: Final = ("gemini-1", "gemini-2")
 
@@ -142,7 +142,7 @@ def _calling(choice: ToolChoice) -> dict[str, Any]:
 def _parts(parts: list[Part], signed: bool) -> list[dict[str, Any]]:
     said = [_part(part) for part in parts]
     if signed and (first := next((one for one in said if "functionCall" in one), None)) is not None:
-        first["thoughtSignature"] = _NO_SIGNATURE
+        first.setdefault("thoughtSignature", _NO_SIGNATURE)
     return said
 
 
@@ -152,7 +152,8 @@ def _part(part: Part) -> dict[str, Any]:
     if isinstance(part, Image):
         return {"inlineData": {"mimeType": part.mime_type, "data": base64.b64encode(part.data).decode()}}
     if isinstance(part, ToolCall):
-        return {"functionCall": {"id": part.id, "name": part.name, "args": turns.object_of(part)}}
+        called: dict[str, Any] = {"functionCall": {"id": part.id, "name": part.name, "args": turns.object_of(part)}}
+        return called | {"thoughtSignature": part.signature} if part.signature else called
     answer = {"error" if part.is_error else "output": part.content}
     return {"functionResponse": {"id": part.tool_call_id, "name": part.name, "response": answer}}
 
@@ -178,6 +179,7 @@ class _Part(Struct, rename="camel"):
     text: str = ""
     thought: bool = False
     function_call: _Call | None = None
+    thought_signature: str = ""  # base64; sent back as it came
 
 
 class _Content(Struct):
@@ -248,11 +250,11 @@ def chunk(event: bytes, whose: str = "google", key: str | None = None) -> Chunk 
         return None if usage is None else Chunk(usage=usage, model=answer.model_version, head=head)
     candidate = answer.candidates[0]
     parts = candidate.content.parts if candidate.content is not None else []
-    calls = [part.function_call for part in parts if part.function_call is not None]
+    calls = [(part.function_call, part.thought_signature) for part in parts if part.function_call is not None]
     return Chunk(
         text="".join(p.text for p in parts if not p.thought),
         reasoning="".join(p.text for p in parts if p.thought),
-        tool_calls=tuple(_delta(call, i, answer.response_id) for i, call in enumerate(calls)),
+        tool_calls=tuple(_delta(call, i, signature, answer.response_id) for i, (call, signature) in enumerate(calls)),
         finish=FINISHES.get(candidate.finish_reason),
         raw_finish=candidate.finish_reason,
         usage=usage,
@@ -262,9 +264,10 @@ def chunk(event: bytes, whose: str = "google", key: str | None = None) -> Chunk 
     )
 
 
-def _delta(call: _Call, index: int, response_id: str) -> ToolDelta:
+def _delta(call: _Call, index: int, signature: str, response_id: str) -> ToolDelta:
     arguments = text_of(call.args)
-    return ToolDelta(index=index, id=call.id or made_id(response_id, str(index), call.name, arguments), name=call.name, arguments=arguments)
+    call_id = call.id or made_id(response_id, str(index), call.name, arguments)
+    return ToolDelta(index=index, id=call_id, name=call.name, arguments=arguments, signature=signature)
 
 
 def _unreadable(event: bytes, error: Exception, whose: str, key: str | None) -> ProviderError:

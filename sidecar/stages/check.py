@@ -179,7 +179,7 @@ def _check_size(messages: tuple[Message, ...], most_bytes: int) -> None:
             if type(part) is Text:
                 size += len(part.text)
             elif type(part) is ToolCall:
-                size += len(part.arguments)
+                size += len(part.arguments) + len(part.signature)
             elif type(part) is ToolResult:
                 size += len(part.content)
     if size > most_bytes:

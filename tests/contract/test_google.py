@@ -15,7 +15,9 @@ from google.genai import errors as sdk_errors
 from google.genai import types as sdk_types
 from msgspec import structs
 
-from sidecar.call import Chunk, EmbedAsk, GenerateAsk, Message, Text
+from sidecar.answer import Answer
+from sidecar.call import Call, Chunk, EmbedAsk, GenerateAsk, GenerateRequest, Message, Text
+from sidecar.edge.wire import delta_events, generate_request, tool_call_messages
 from sidecar.errors import (
     ProviderAuthFailed,
     ProviderError,
@@ -30,6 +32,7 @@ from sidecar.providers import Provider
 from sidecar.providers import google as ours
 from sidecar.providers.google_wire import FINISHES
 from sidecar.settings import ProviderSettings
+from sidecar.v1 import llm_pb2 as pb
 from tests.contract import golden
 from tests.contract.fake import Emitted, FakeProvider, Script
 
@@ -121,6 +124,26 @@ def test_a_call_without_an_id_gets_one_of_its_own() -> None:
 def test_garbage_is_no_answer(body: bytes) -> None:
     with pytest.raises(ProviderGarbled):
         ours.reply(body)
+
+
+@pytest.mark.parametrize("model", ["gemini-2.5-flash", "gemini-3-flash-preview"])
+def test_a_signature_goes_to_the_caller_and_back(model: str) -> None:
+    first, second = ({"functionCall": {"id": name, "name": "now", "args": {}}} for name in "ab")
+    parts = [{**first, "thoughtSignature": "c2ln+/=="}, second]
+    reply = golden.wire({"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}]})
+    said = ours.reply(reply)
+    answer = Answer()
+    answer.add(said)
+    calls = tool_call_messages(answer)
+    assert [one.signature for one in calls] == ["c2ln+/==", ""]
+    call = Call(id="1", operation="stream", request=GenerateRequest(), metadata={}, arrived=0, deadline=0)
+    call.answer = answer
+    for chunks in ([said], [Chunk(tool_calls=answer.tool_deltas())]):  # as it came, and as a held answer goes on
+        assert [event.tool_call_delta.signature for event in delta_events(call, chunks)] == ["c2ln+/==", ""]
+    sent_back = pb.Message(role=pb.ROLE_ASSISTANT, parts=[pb.Part(tool_call=one) for one in calls])
+    messages = generate_request(pb.GenerateRequest(messages=[sent_back])).messages
+    [turn] = ours.request(GenerateAsk(model=model, messages=messages, stream=False, max_output_tokens=1))["contents"]
+    assert turn["parts"] == parts
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"embeddings":null}', b'{"embeddings":[{"values":["x"]}]}'])
