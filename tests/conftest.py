@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import count
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from tests.fakes.running import MODELS_EACH, PROVIDERS, Sidecar, model_row, provider_tables, start
+from tests.fakes.running import MODELS, Sidecar, model_row, provider_tables, start
 from tests.fakes.upstream import Upstream
 
 ONE_LOOP = ("flow", "e2e")  # tests that share one sidecar share one event loop too
@@ -57,8 +57,8 @@ SMALL_MODELS = "".join(
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def sidecar(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sidecar]:
     """One sidecar with all providers for all tests that do not need their own."""
-    models = "".join(model_row(f"{p}-{i}", p) for p in PROVIDERS for i in range(MODELS_EACH))
-    tables = SHARED + provider_tables(upstream.url, *PROVIDERS) + SMALL_MODELS + models
+    models = "".join(model_row(f"{p}-{i}", p) for p, many in MODELS.items() for i in range(many))
+    tables = SHARED + provider_tables(upstream.url, *MODELS) + SMALL_MODELS + models
     running = await start(tmp_path_factory.mktemp("sidecar"), tables, "max_message_bytes = 8388608")
     try:
         yield await running.until_serving()
@@ -85,17 +85,13 @@ async def start_sidecar(upstream: Upstream, tmp_path: Path) -> AsyncIterator[Cal
 
 
 @pytest.fixture(scope="session")
-def _numbers() -> dict[str, Iterator[int]]:
-    return {provider: count() for provider in PROVIDERS}
-
-
-@pytest.fixture
-def fresh(_numbers: dict[str, Iterator[int]]) -> Callable[[str], str]:
+def fresh() -> Callable[[str], str]:
     """`fresh("openai")`: a model of that provider which no other test has touched."""
+    numbers = {provider: count() for provider in MODELS}
 
     def take(provider: str) -> str:
-        number = next(_numbers[provider])
-        assert number < MODELS_EACH, f"all {MODELS_EACH} models of {provider} are used up; raise MODELS_EACH"
+        number = next(numbers[provider])
+        assert number < MODELS[provider], f"all {number} models of {provider} are used up; raise their number in MODELS"
         return f"{provider}-{number}"
 
     return take

@@ -252,21 +252,22 @@ STREAMED_NONSENSE = {
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def nonsense(sidecar, upstream):
+async def nonsense(sidecar, upstream, fresh):
     """Every provider with every kind of nonsense at the same time: each is tried again with pauses, which add up one by one."""
 
     async def one(provider: str, way: str, name: str, step: Raw):
         if provider == "ollama" and step.body.startswith(b"data: "):
             step = Raw(step.body.removeprefix(b"data: ").replace(b"\n\n", b"\n"), "application/x-ndjson")
-        model = f"{provider}-{79 - kinds.index((way, name))}"  # from the far end of the pool
+        model = fresh(provider)
         upstream.on(model, step)
         request = ask(model=model)
         return await (failed(sidecar.llm.Generate(request)) if way == "Generate" else stream_failed(sidecar.llm.Stream(request)))
 
-    kinds = [("Generate", n) for n in NONSENSE] + [("Stream", n) for n in STREAMED_NONSENSE]
-    keys = [(p, way, name) for p in ALL for way, name in kinds]
-    steps = {("Generate", n): s for n, s in NONSENSE.items()} | {("Stream", n): s for n, s in STREAMED_NONSENSE.items()}
-    return dict(zip(keys, await asyncio.gather(*(one(p, way, n, steps[way, n]) for p, way, n in keys)), strict=True))
+    steps = {("Generate", name): step for name, step in NONSENSE.items()} | {
+        ("Stream", name): step for name, step in STREAMED_NONSENSE.items()
+    }
+    keys = [(provider, way, name) for provider in ALL for way, name in steps]
+    return dict(zip(keys, await asyncio.gather(*(one(*key, steps[key[1:]]) for key in keys)), strict=True))
 
 
 @pytest.mark.parametrize("name", NONSENSE)
