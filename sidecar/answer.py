@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from msgspec import DecodeError, Struct
+from msgspec import Struct
 from msgspec.json import decode
 
 from sidecar.call import Chunk, Finish, Head, ToolCall, ToolDelta, Usage
 from sidecar.errors import ProviderGarbled, StreamCut
+from sidecar.json_text import UNREADABLE
 
 
 class _OpenToolCall(Struct):
@@ -118,7 +119,7 @@ class Answer:
             for call in self.tool_calls:
                 try:
                     decode(call.arguments)
-                except (DecodeError, UnicodeDecodeError):
+                except UNREADABLE:
                     raise ProviderGarbled(f"{provider}: the arguments of tool call {call.name or '(no name)'!r} are no JSON") from None
                 if not call.name:
                     raise ProviderGarbled(f"{provider}: a tool call has no name")

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from msgspec import DecodeError
 from msgspec.json import decode, encode
 
 from sidecar.errors import InvalidRequest, SchemaViolated
+from sidecar.json_text import UNREADABLE
 
 if TYPE_CHECKING:
     import jsonschema_rs
 
 
 def parse(text: str) -> Any:
-    """JSON text as Python values; an empty text is an empty object. Raises msgspec.DecodeError."""
+    """JSON text as Python values; an empty text is an empty object. Raises one of `json_text.UNREADABLE`."""
     return decode(text) if text.strip() else {}
 
 
@@ -34,7 +34,7 @@ def require_fit(answer: str, schema: Mapping[str, Any], model: str) -> None:
     """Refuse an answer that does not fit its schema, naming the place but not the content. Raises SchemaViolated."""
     try:
         value = decode(answer)
-    except (DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         raise SchemaViolated(f"{model} was to answer by a strict schema, but its answer is no JSON") from None
     for error in _validator(encode(schema)).iter_errors(value):
         path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.instance_path)

@@ -8,7 +8,6 @@ from typing import Any, Literal
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct as ProtoStruct
 from google.protobuf.struct_pb2 import Value
-from msgspec import DecodeError
 from msgspec.json import decode
 
 from sidecar.answer import Answer
@@ -32,6 +31,7 @@ from sidecar.call import (
     ToolResult,
 )
 from sidecar.errors import InvalidRequest
+from sidecar.json_text import UNREADABLE
 from sidecar.v1 import llm_pb2 as pb
 
 _NOBODY = Caller()
@@ -165,7 +165,7 @@ def _part(part: pb.Part, field: str) -> Part:
 def _json_object(text: str, field: str) -> dict[str, Any]:
     try:
         value = decode(text)
-    except (DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise InvalidRequest(f"{field} is no JSON: {error}", field=field) from None
     if not isinstance(value, dict):
         raise InvalidRequest(f'{field} is JSON, but no object; expected a JSON schema like {{"type": "object"}}', field=field)

@@ -28,9 +28,9 @@ from sidecar.errors import (
     ProviderTimeout,
     ProviderUnavailable,
 )
+from sidecar.json_text import UNREADABLE, text_of
 from sidecar.providers import turns
 from sidecar.providers.http import head, retry_after_ms, scrubbed
-from sidecar.providers.json_text import UNREADABLE, text_of
 from sidecar.providers.statuses import by_status
 
 FEATURES: Final[frozenset[Feature]] = frozenset(

@@ -23,8 +23,8 @@ from sidecar.errors import (
     ProviderTimeout,
     ProviderUnavailable,
 )
+from sidecar.json_text import UNREADABLE
 from sidecar.providers.http import head, retry_after_ms, scrubbed
-from sidecar.providers.json_text import UNREADABLE
 from sidecar.providers.statuses import by_status
 
 _STATES: Final[dict[str, type[ProviderError]]] = {

@@ -32,9 +32,9 @@ from sidecar.call import (
     Vectors,
 )
 from sidecar.errors import ProviderError, ProviderGarbled
+from sidecar.json_text import UNREADABLE, text_of
 from sidecar.providers import turns
 from sidecar.providers.google_failure import failure
-from sidecar.providers.json_text import UNREADABLE, text_of
 from sidecar.providers.tool_calls import WholeCalls, made_id
 
 __all__ = ["FEATURES", "FINISHES", "chunk", "embed_request", "failure", "model_path", "reply", "request", "vectors"]

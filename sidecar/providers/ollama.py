@@ -40,9 +40,9 @@ from sidecar.errors import (
     ProviderRateLimited,
     ProviderUnavailable,
 )
+from sidecar.json_text import UNREADABLE, text_of
 from sidecar.providers import Provider, turns
 from sidecar.providers.http import Client, head, retry_after_ms, scrubbed
-from sidecar.providers.json_text import UNREADABLE, text_of
 from sidecar.providers.reading import AnswerStream, check_vectors, emit_whole
 from sidecar.providers.sse import Lines
 from sidecar.providers.statuses import by_status

@@ -19,8 +19,8 @@ from sidecar.errors import (
     ProviderRejected,
     ProviderUnavailable,
 )
+from sidecar.json_text import UNREADABLE
 from sidecar.providers.http import head, retry_after_ms, scrubbed
-from sidecar.providers.json_text import UNREADABLE
 from sidecar.providers.statuses import by_status
 
 # The words of `code` and `type`, in lower case, of OpenAI and of the servers that speak its format (llama.cpp, vLLM, LiteLLM).

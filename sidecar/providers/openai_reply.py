@@ -20,7 +20,7 @@ from msgspec import Meta, Struct
 
 from sidecar.call import Chunk, Finish, Head, ToolDelta, Usage, Vectors
 from sidecar.errors import ProviderGarbled
-from sidecar.providers.json_text import UNREADABLE
+from sidecar.json_text import UNREADABLE
 from sidecar.providers.openai_failure import failure, garbled
 from sidecar.providers.reading import check_vectors
 

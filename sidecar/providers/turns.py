@@ -13,7 +13,7 @@ import msgspec
 
 from sidecar.call import Message, Part, Text, ToolCall
 from sidecar.errors import ProviderRejected
-from sidecar.providers.json_text import UNREADABLE
+from sidecar.json_text import UNREADABLE
 
 Speaker = Literal["user", "assistant"]
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import re
 
-from msgspec import DecodeError
-
 from sidecar import schemas
 from sidecar.call import (
     Call,
@@ -23,6 +21,7 @@ from sidecar.call import (
 )
 from sidecar.engine import Engine
 from sidecar.errors import InvalidRequest
+from sidecar.json_text import UNREADABLE
 
 _MOST_INPUTS = 2048
 _MOST_TOOLS = 128
@@ -166,7 +165,7 @@ def _check_tool_call(call: ToolCall, where: str) -> None:
         raise InvalidRequest(f"{where}.tool_call needs an id and a name", field=f"{where}.tool_call")
     try:
         arguments = schemas.parse(call.arguments)
-    except DecodeError as error:
+    except UNREADABLE as error:
         raise InvalidRequest(f"{where}.tool_call.arguments is no JSON: {error}", field=f"{where}.tool_call.arguments") from None
     if not isinstance(arguments, dict):
         raise InvalidRequest(f"{where}.tool_call.arguments is no JSON object", field=f"{where}.tool_call.arguments")
