@@ -31,7 +31,7 @@ from sidecar.errors import (
 from sidecar.json_text import UNREADABLE, text_of
 from sidecar.providers import turns
 from sidecar.providers.http import head, retry_after_ms, scrubbed
-from sidecar.providers.statuses import by_status
+from sidecar.providers.statuses import by_status, no_words
 
 FEATURES: Final[frozenset[Feature]] = frozenset(
     {"generate", "system", "image", "image_url", "tools", "tool_choice", "strict_tools", "json_schema", "strict_schema", "stop", "sampling"}
@@ -327,7 +327,7 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, *, whose: str 
     code = str(details.get("error_code") or error.type)
     kind = _meaning(status, error, code)
     wait_ms = retry_after_ms(headers) if kind in (ProviderRateLimited, ProviderUnavailable) else None
-    words = scrubbed(error.message, key) if error.message else _no_words(status)
+    words = scrubbed(error.message, key) if error.message else no_words(status, "Anthropic")
     return kind(
         f"{whose}: {words}",
         status=status,
@@ -348,10 +348,3 @@ def _meaning(status: int, error: _Error, code: str) -> type[ProviderError]:
     if error.type in _KINDS:
         return _KINDS[error.type]
     return by_status(status)
-
-
-def _no_words(status: int) -> str:
-    if status < 300:
-        return "answered with something that is neither a message nor an event stream"
-    hint = "; is the base URL right?" if status < 500 else ""
-    return f"answered HTTP {status} with a body that is no error of Anthropic's{hint}"

@@ -25,7 +25,7 @@ from sidecar.errors import (
 )
 from sidecar.json_text import UNREADABLE
 from sidecar.providers.http import head, retry_after_ms, scrubbed
-from sidecar.providers.statuses import by_status
+from sidecar.providers.statuses import by_status, no_words
 
 _STATES: Final[dict[str, type[ProviderError]]] = {
     "INVALID_ARGUMENT": ProviderRejected,
@@ -81,8 +81,9 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, *, whose: str 
     wait_ms = _retry_delay_ms(error.details)
     if wait_ms is None:
         wait_ms = retry_after_ms(headers)
+    words = scrubbed(error.message, key) if error.message else no_words(status, "Google")
     return kind(
-        f"{whose}: {scrubbed(error.message, key) if error.message else _no_words(status)}",
+        f"{whose}: {words}",
         status=status,
         code=next(filter(None, reasons), error.status),
         retry_after_ms=wait_ms if kind in (ProviderRateLimited, ProviderUnavailable) else None,
@@ -128,10 +129,3 @@ def _retry_delay_ms(details: list[dict[str, Any]]) -> int | None:
             except (ValueError, OverflowError):
                 return None
     return None
-
-
-def _no_words(status: int) -> str:
-    if status < 300:
-        return "answered with something that is neither an answer nor an event stream"
-    hint = "; is the base URL right?" if status < 500 else ""
-    return f"answered HTTP {status} with a body that is no error of Google's{hint}"

@@ -45,7 +45,7 @@ from sidecar.providers import Provider, turns
 from sidecar.providers.http import Client, head, retry_after_ms, scrubbed
 from sidecar.providers.reading import AnswerStream, check_vectors, emit_whole
 from sidecar.providers.sse import Lines
-from sidecar.providers.statuses import by_status
+from sidecar.providers.statuses import by_status, no_words
 from sidecar.providers.tool_calls import WholeCalls, made_id
 
 if TYPE_CHECKING:
@@ -237,9 +237,7 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, *, whose: str 
         words = ""
     kind = _meaning(status, words)
     hint = " (ollama pull it first)" if kind is ProviderModelUnknown and "pull" not in words else ""
-    said = (
-        scrubbed(words, key) + hint if words else f"answered HTTP {status} with a body that is no error of Ollama's; is the base URL right?"
-    )
+    said = scrubbed(words, key) + hint if words else no_words(status, "Ollama")
     wait_ms = retry_after_ms(headers) if kind in (ProviderRateLimited, ProviderUnavailable) else None
     return kind(f"{whose}: {said}", status=status, retry_after_ms=wait_ms, request_id=head(headers).request_id)
 

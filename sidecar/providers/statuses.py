@@ -49,3 +49,13 @@ def by_status(status: int) -> type[ProviderError]:
     if status >= 500:
         return ProviderUnavailable
     return ProviderRejected if status >= 400 else ProviderGarbled
+
+
+def no_words(status: int, of: str) -> str:
+    """What to say of such an answer, where an error in the format of `of` was expected."""
+    if status < 300:
+        return "answered with something that is neither an answer nor a stream"
+    if status < 400:
+        return f"answered HTTP {status}, a redirect, which is not followed; set the base URL to where it leads"
+    hint = "; is the base URL right?" if status < 500 else ""
+    return f"answered HTTP {status} with a body that is no error of {of}'s{hint}"
