@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, get_args
 
 import anthropic
 import httpx2
 import pytest
-from msgspec import structs
 
-from sidecar.call import Chunk, GenerateAsk, Message, Text
+from sidecar.call import GenerateAsk, Message, Text
 from sidecar.errors import ProviderError, ProviderGarbled, ProviderRejected, ProviderTimeout, ProviderUnavailable, SettingsError, StreamCut
 from sidecar.providers import Provider
 from sidecar.providers import anthropic as ours
@@ -294,36 +292,6 @@ async def test_the_key_is_in_no_error() -> None:
     error, _, _ = await fails(Script([body], status=401))
     assert KEY not in str(error)
     assert "anthropic/claude-x" in str(error)
-
-
-async def test_a_cancelled_call_hangs_up() -> None:
-    async with FakeProvider(Script([sse(START, DELTA)], headers=SSE, hold=True)) as fake:
-        provider = await connected(fake)
-        said = asyncio.Event()
-
-        async def emit(chunks: Sequence[Chunk]) -> None:
-            if any(chunk.text for chunk in chunks):
-                said.set()
-
-        call = asyncio.create_task(provider.generate(HELLO, emit))
-        await said.wait()
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-        await asyncio.wait_for(fake.left.wait(), 5)
-        await provider.close()
-
-
-async def test_a_cancelled_call_hangs_up_before_its_answer_is_whole() -> None:
-    async with FakeProvider(Script([b"{"], hold=True)) as fake:
-        provider = await connected(fake)
-        call = asyncio.create_task(provider.generate(structs.replace(HELLO, stream=False), Emitted()))
-        await fake.holding.wait()
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-        await asyncio.wait_for(fake.left.wait(), 5)
-        await provider.close()
 
 
 async def test_no_server_is_unavailable() -> None:

@@ -1,4 +1,4 @@
-"""How streams end on the wire, and what becomes of their connections: all providers, over sockets."""
+"""How answers end on the wire, or are hung up on, and what becomes of their connections: all providers, over sockets."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from sidecar.call import GenerateAsk, Message, Text
 from sidecar.errors import StreamCut
@@ -111,6 +112,29 @@ async def test_an_end_cut_in_its_middle_is_a_cut(name: str) -> None:
         provider = await connected(name, fake.url)
         with pytest.raises(StreamCut):
             await said(provider)
+        await provider.close()
+
+
+@every_wire
+@pytest.mark.parametrize("where", ["in a stream", "in a body", "before the answer"])
+async def test_a_cancelled_call_hangs_up_at_once(name: str, where: str) -> None:
+    wire = WIRES[name]
+    script = {
+        "in a stream": Script([wire.begin], headers={"Content-Type": wire.content_type}, hold=True),
+        "in a body": Script([b"{"], hold=True),
+        "before the answer": Script([], hold=True),
+    }[where]
+    async with FakeProvider(script) as fake:
+        provider = await connected(name, fake.url)
+        emitted = Emitted()
+        call = asyncio.create_task(provider.generate(replace(ASK, stream=where == "in a stream"), emitted))
+        await asyncio.wait_for(fake.holding.wait(), 5)
+        while where == "in a stream" and not emitted:  # noqa: ASYNC110 - what is emitted is a list
+            await asyncio.sleep(0.01)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.wait_for(fake.left.wait(), 5)
         await provider.close()
 
 

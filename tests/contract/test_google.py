@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from google.genai import _api_client as sdk_client
 from google.genai import errors as sdk_errors
 from google.genai import types as sdk_types
-from msgspec import structs
 
 from sidecar.answer import Answer
 from sidecar.call import Call, Chunk, EmbedAsk, GenerateAsk, GenerateRequest, Message, Text
@@ -304,36 +301,6 @@ async def test_the_key_is_in_no_error() -> None:
     assert isinstance(error, ProviderAuthFailed)
     assert KEY not in str(error)
     assert KEY not in fake.asked[0].path
-
-
-async def test_a_cancelled_call_hangs_up() -> None:
-    async with FakeProvider(Script([sse(event("안녕"))], headers=SSE, hold=True)) as fake:
-        provider = await connected(fake)
-        said = asyncio.Event()
-
-        async def emit(chunks: Sequence[Chunk]) -> None:
-            if any(chunk.text for chunk in chunks):
-                said.set()
-
-        call = asyncio.create_task(provider.generate(HELLO, emit))
-        await said.wait()
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-        await asyncio.wait_for(fake.left.wait(), 5)
-        await provider.close()
-
-
-async def test_a_cancelled_call_hangs_up_before_its_answer_is_whole() -> None:
-    async with FakeProvider(Script([b"{"], hold=True)) as fake:
-        provider = await connected(fake)
-        call = asyncio.create_task(provider.generate(structs.replace(HELLO, stream=False), Emitted()))
-        await fake.holding.wait()
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-        await asyncio.wait_for(fake.left.wait(), 5)
-        await provider.close()
 
 
 async def test_many_inputs_go_in_batches_and_come_back_in_order() -> None:

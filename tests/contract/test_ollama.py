@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from msgspec import structs
 
 from sidecar.call import Chunk, EmbedAsk, GenerateAsk, Message, Text
 from sidecar.errors import (
@@ -206,36 +203,6 @@ async def test_refusals_have_their_class() -> None:
 async def test_a_connection_lost_in_the_middle_is_a_cut() -> None:
     error, emitted, fake = await fails(Script([lines(line("안녕")), None], headers=NDJSON))
     assert (type(error), emitted.answer().text, len(fake.asked)) == (StreamCut, "안녕", 1)
-
-
-async def test_a_cancelled_call_hangs_up() -> None:
-    async with FakeProvider(Script([lines(line("안녕"))], headers=NDJSON, hold=True)) as fake:
-        provider = await connected(fake)
-        said = asyncio.Event()
-
-        async def emit(chunks: Sequence[Chunk]) -> None:
-            if any(chunk.text for chunk in chunks):
-                said.set()
-
-        call = asyncio.create_task(provider.generate(HELLO, emit))
-        await said.wait()
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-        await asyncio.wait_for(fake.left.wait(), 5)
-        await provider.close()
-
-
-async def test_a_cancelled_call_hangs_up_before_its_answer_is_whole() -> None:
-    async with FakeProvider(Script([b"{"], hold=True)) as fake:
-        provider = await connected(fake)
-        call = asyncio.create_task(provider.generate(structs.replace(HELLO, stream=False), Emitted()))
-        await fake.holding.wait()
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-        await asyncio.wait_for(fake.left.wait(), 5)
-        await provider.close()
 
 
 @pytest.mark.parametrize(

@@ -229,24 +229,6 @@ async def test_a_connection_that_never_opens_is_a_timeout(connect: Connect) -> N
             await asyncio.wait_for(provider.generate(ask(), Emitted()), 5)
 
 
-@pytest.mark.parametrize(
-    "script",
-    [Script([event("Par")], headers=SSE, hold=True), Script([REPLY[:20]], hold=True), Script([], hold=True)],
-    ids=["in a stream", "in a body", "before the answer"],
-)
-async def test_cancelling_hangs_up_at_once(connect: Connect, script: Script) -> None:
-    async with FakeProvider(script) as fake:
-        provider = await connect(fake.url)
-        asking = asyncio.create_task(provider.generate(ask(stream=script.headers == SSE), Emitted()))
-        while not fake.asked:  # noqa: ASYNC110 - the fake keeps a list
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.05)
-        asking.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asking
-        await asyncio.wait_for(fake.left.wait(), 1)
-
-
 async def test_what_emit_raises_passes_through(connect: Connect) -> None:
     async def emit(chunks: Sequence[Chunk]) -> None:
         raise TimeoutError("the caller's time is up")
