@@ -24,9 +24,11 @@ def require_valid(schema: Mapping[str, Any] | None, field: str) -> None:
     """Refuse what is no JSON schema, naming the field and the place in it. Raises InvalidRequest."""
     if not schema:
         raise InvalidRequest(f"{field} is empty; expected the JSON text of a JSON schema", field=field)
+    import jsonschema_rs
+
     try:
         _validator(encode(schema))
-    except ValueError as error:
+    except (ValueError, jsonschema_rs.ReferencingError) as error:  # the latter for a `$schema` that nobody knows
         raise InvalidRequest(f"{field} is no valid JSON schema: {_short(error)}", field=field) from None
 
 

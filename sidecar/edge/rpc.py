@@ -14,7 +14,7 @@ from sidecar.edge.calls import Calls
 from sidecar.edge.status import DETAILS_KEY, status_of
 from sidecar.edge.wire import delta_events, embed_request, embed_response, generate_request, generate_response, start_event
 from sidecar.engine import Engine
-from sidecar.errors import InvalidRequest, SidecarError
+from sidecar.errors import Cancelled, InvalidRequest, SidecarError
 from sidecar.pipeline import plan, run
 from sidecar.v1 import llm_pb2 as pb
 from sidecar.v1 import llm_pb2_grpc
@@ -44,7 +44,12 @@ class LLMService(llm_pb2_grpc.LLMServiceServicer):
 
     async def Stream(self, request: pb.GenerateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         call: Call | None = None
-        write = context.write
+
+        async def write(event: pb.StreamEvent) -> None:
+            try:
+                await context.write(event)
+            except grpc.aio.BaseError as error:  # whoever is cancelled while a write waits meets this first
+                raise Cancelled("the caller went away") from error
 
         async def send(pieces: Start | Sequence[Chunk]) -> None:
             assert call is not None  # noqa: S101

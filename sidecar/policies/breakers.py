@@ -5,6 +5,8 @@ from __future__ import annotations
 from sidecar._core import Breaker
 from sidecar.settings import Service, Settings
 
+_MOST = 4096  # callers choose the names of models at open servers; the memory must not grow with them
+
 
 class Breakers:
     """Per service, because services differ in how soon they want to be warned off; per model of a provider, because models fail alone."""
@@ -20,6 +22,8 @@ class Breakers:
         key = (service, model)
         found = self._breakers.get(key)
         if found is None:
+            if len(self._breakers) >= _MOST:
+                del self._breakers[next(iter(self._breakers))]
             rule = self._services.get(service, self._default)
             found = self._breakers[key] = Breaker(failures=rule.breaker_failures, open_ns=rule.breaker_open_ms * 1_000_000)
         return found

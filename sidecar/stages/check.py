@@ -38,6 +38,8 @@ def check(engine: Engine, call: Call) -> None:
     Writes messages (the prompt as a message, system text first, tool results with their tool's name), response_format and needs.
     Raises InvalidRequest with the field, what was found and what is allowed.
     """
+    if call.request.provider_options:
+        _check_options(call)
     if isinstance(call.request, EmbedRequest):
         _check_embed(call, call.request, engine.settings.server.max_prompt_bytes)
         return
@@ -64,6 +66,22 @@ def check(engine: Engine, call: Call) -> None:
     if call.response_format is not None:
         needs = (needs or {"generate"}) | _format_needs(call.response_format)
     call.needs = _GENERATE if needs is None else frozenset(needs)
+
+
+def _check_options(call: Call) -> None:
+    """Options win over what the sidecar writes, but for what it has to know: whom it pays, and how it must listen."""
+    options = call.request.provider_options
+    if "model" in options:
+        raise InvalidRequest(
+            f"provider_options.model is {str(options['model'])[:100]!r}; set model instead: policy, price and budget go by it",
+            field="provider_options.model",
+        )
+    streamed = call.operation == "stream"
+    if call.operation in ("generate", "stream") and options.get("stream", streamed) != streamed:
+        raise InvalidRequest(
+            f"provider_options.stream is {options['stream']!r}; leave it out and call {'Generate' if streamed else 'Stream'}",
+            field="provider_options.stream",
+        )
 
 
 def _check_embed(call: Call, request: EmbedRequest, most_bytes: int) -> None:

@@ -181,6 +181,7 @@ async def _raw(step: Raw, request: web.Request) -> web.StreamResponse:
     if step.then == "stall":
         await asyncio.Event().wait()
     if step.then == "reset" or (step.promised or 0) > len(step.body):
+        await asyncio.sleep(0.02)  # a reset overtakes what is still in the socket's buffer
         return _reset(request, response)
     await response.write_eof()
     return response

@@ -119,6 +119,21 @@ BAD = {
     "cache_mode": (ask(cache=pb.CachePolicy(mode=9)), "INVALID_REQUEST", "cache.mode", ("9",)),
     "on_cut": (ask(on_cut=9), "INVALID_REQUEST", "on_cut", ("9",)),
     "idempotency_key": (ask(idempotency_key="k" * 257), "INVALID_REQUEST", "idempotency_key", ("257", "256")),
+    "option_model": (ask(provider_options={"model": "dearer"}), "INVALID_REQUEST", "provider_options.model", ("dearer", "set model")),
+    "schema_of_nobody": (
+        ask(response_format=schema('{"$schema": "http://example.com/mine"}')),
+        "INVALID_REQUEST", "response_format.json_schema.schema", ("example.com",),
+    ),
+    "schema_from_elsewhere": (
+        ask(response_format=schema('{"$ref": "file:///etc/passwd"}')), "INVALID_REQUEST", "response_format.json_schema.schema", ("file:///",),
+    ),
+    "schema_without_bottom": (
+        ask(response_format=schema('{"not": ' * 50_000 + "{}" + "}" * 50_000)),
+        "INVALID_REQUEST", "response_format.json_schema.schema", ("recursion",),
+    ),
+    "arguments_without_bottom": (
+        ask(tools=[pb.Tool(name="t", parameters="[" * 100_000)]), "INVALID_REQUEST", "tools[0].parameters", ("recursion",),
+    ),
     "echo_option": (ask(model="echo/echo", provider_options={"fial": "cut"}), "INVALID_REQUEST", "provider_options", ("fial",)),
 }  # fmt: skip
 
@@ -138,6 +153,18 @@ async def test_bad_request(sidecar, case):
             assert word in got.message, f"{word!r} is not in {got.message!r}"
         assert len(got.message) < 500
         assert got.partial is None or case == "echo_option"  # only echo itself can judge its options: it was asked
+
+
+@pytest.mark.parametrize("provider", ALL)
+async def test_option_that_turns_the_answer_inside_out(sidecar, upstream, fresh, provider):
+    model = fresh(provider)
+    got = await failed(sidecar.llm.Generate(ask(model=model, provider_options={"stream": True})))
+    assert (got.code, got.reason, got.field) == (INVALID, "INVALID_REQUEST", "provider_options.stream")
+    assert "Stream" in got.message
+    assert (
+        await stream_failed(sidecar.llm.Stream(ask(model=model, provider_options={"stream": False})))
+    ).field == "provider_options.stream"
+    assert upstream.asked(model) == []
 
 
 async def test_huge_max_tokens_is_lowered_and_told(sidecar, upstream, fresh):

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 
 import grpc
+import msgspec
 import pytest
 
 from sidecar.v1 import llm_pb2 as pb
 from sidecar.v1 import ops_pb2
 from tests.fakes.running import free_port
 from tests.fakes.script import Fail, HangUp, Raw, Say, Stall, Tokens, Tool, Vectors
+from tests.fakes.wires import Anthropic, OpenAI
+from tests.flow import raw_http2
 from tests.flow.reading import account, failed, nano_usd, stream_failed, streamed, tokens
 
 ALL = ("openai", "anthropic", "google", "ollama", "compatible")
@@ -93,6 +96,57 @@ async def test_cancelled_embedding(sidecar, upstream, fresh, tenant):
     await exchange.ended(within_s=5)
     assert exchange.closed_at - cancelled_at < CANCEL_S
     await settled_once(sidecar, model, "CANCELLED", tenant)
+
+
+async def test_caller_whose_machine_died(sidecar, upstream, fresh, tenant):
+    """The connection is simply gone: nobody says goodbye."""
+    model = fresh("compatible")
+    upstream.on(model, Stall())
+    message = ask(model, tenant).SerializeToString()
+    call = asyncio.ensure_future(raw_http2.call(sidecar.target, "/sidecar.v1.LLMService/Stream", message))
+    exchange = await upstream.request(model)
+    call.cancel()  # closes the socket
+    gone_at = asyncio.get_running_loop().time()
+    await exchange.ended(within_s=5)
+    assert exchange.closed_at - gone_at < CANCEL_S
+    await settled_once(sidecar, model, "CANCELLED", tenant)
+
+
+async def test_cancelled_by_a_caller_who_does_not_read(sidecar, upstream, fresh, tenant):
+    model = fresh("compatible")
+    upstream.on(model, Say(pieces=("x" * 50_000,) * 500))
+    stream = sidecar.llm.Stream(ask(model, tenant))
+    await stream.read()
+    await asyncio.sleep(0.3)  # everything between provider and caller is full by now
+    exchange = await upstream.request(model)
+    assert exchange.pieces_sent < 500
+    stream.cancel()
+    cancelled_at = asyncio.get_running_loop().time()
+    await exchange.ended(within_s=5)
+    assert exchange.closed_at - cancelled_at < CANCEL_S
+    assert await settled_once(sidecar, model, "CANCELLED", tenant) > 0
+
+
+async def test_storm_of_cancellations_leaves_nothing_behind(sidecar, upstream, fresh, tenant):
+    model, many = fresh("compatible"), 150
+    upstream.on(model, Say(pieces=(" word",) * 50, delay_ms=5))
+
+    async def impatient(patience_s: float) -> None:
+        stream = sidecar.llm.Stream(ask(model, tenant))
+        try:
+            await asyncio.wait_for(streamed(stream), patience_s)
+        except TimeoutError:
+            stream.cancel()
+
+    await asyncio.gather(*(impatient(0.004 * number) for number in range(many)))
+    await sidecar.until_idle()
+    paid = await account(sidecar, tenant)
+    assert (paid.pending_nano_usd, paid.pending_tokens) == (0, 0)
+    metric = await sidecar.metrics()
+    ended = metric("llm_request_total", model=model)
+    assert ended == metric("llm_request_total", model=model, status="ok") + metric("llm_request_total", model=model, status="CANCELLED")
+    assert len(upstream.asked(model)) <= ended <= many  # the most impatient left before their calls arrived
+    assert metric("llm_cost_nano_usd_total", model=model) == paid.used_nano_usd > 0
 
 
 # --- the time is up ---------------------------------------------------------------------------------------------------------------
@@ -358,6 +412,29 @@ async def test_redirect_is_not_followed(sidecar, upstream, fresh):
     got = await failed(sidecar.llm.Generate(ask(model), timeout=0.7))
     assert got.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INVALID_ARGUMENT)
     assert not any(elsewhere in exchange.path for exchange in upstream.exchanges)
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "compatible"])
+async def test_connection_that_the_provider_closed_is_not_used_again(sidecar, upstream, fresh, provider):
+    model = fresh(provider)
+    wire = Anthropic if provider == "anthropic" else OpenAI
+    body = msgspec.json.encode(wire.whole(Say(pieces=("first",)), model))
+    upstream.on(model, Raw(body, promised=len(body), then="reset"), Say(pieces=("second",)))
+    assert (await sidecar.llm.Generate(ask(model))).text == "first"
+    await asyncio.sleep(0.1)
+    second = await sidecar.llm.Generate(ask(model))
+    assert (second.text, [a.outcome for a in second.attempts]) == ("second", ["ok"])
+
+
+async def test_unary_answer_without_a_finish_reason_is_cut(sidecar, upstream, fresh, tenant):
+    models = [fresh(provider) for provider in ("openai", "anthropic", "compatible")]
+    for model in models:
+        upstream.on(model, Say(cut="no_finish"))
+    calls = [failed(sidecar.llm.Generate(ask(model, tenant), timeout=20)) for model in models]
+    for got in await asyncio.gather(*calls):
+        assert (got.code, got.reason) == (grpc.StatusCode.DATA_LOSS, "STREAM_CUT"), got
+        assert got.partial.text == "Hello, world!"
+        assert got.partial.cost.nano_usd > 0
 
 
 async def test_retired_model_is_answered_by_its_successor(sidecar, upstream):
