@@ -143,3 +143,16 @@ def nano_usd(usage: llm_pb2.Usage) -> int:
     """The price of these tokens at the test models' prices."""
     per_token = (1_000, 250, 1_250, 4_000, 5_000)  # nano-USD: 1.00 USD per million tokens is 1,000 nano-USD per token
     return sum(count * price for count, price in zip(tokens(usage), per_token, strict=True))
+
+
+async def settled_once(sidecar: Sidecar, model: str, status: str, tenant: str) -> int:
+    """One call of this model ended, with this status, and nothing is held any more. Returns what it cost in nano-USD."""
+    await sidecar.until_idle()
+    metric = await sidecar.metrics()
+    assert metric("llm_request_total", model=model) == 1
+    assert metric("llm_request_total", model=model, status=status) == 1
+    paid = await account(sidecar, tenant)
+    assert (paid.pending_nano_usd, paid.pending_tokens) == (0, 0)
+    assert metric("llm_cost_nano_usd_total", model=model) == paid.used_nano_usd
+    assert metric("llm_token_usage_total", model=model) == paid.used_tokens
+    return paid.used_nano_usd
