@@ -90,6 +90,8 @@ class Answer:
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """The calls in their order. A call without arguments gets `{}`, which is what every provider means by none."""
+        if not self._calls:
+            return ()
         return tuple(ToolCall(c.id, c.name, "".join(c.arguments) or "{}", c.signature) for _, c in sorted(self._calls.items()))
 
     def tool_deltas(self) -> tuple[ToolDelta, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import os
 import random
@@ -87,6 +88,7 @@ async def _serve(settings: Settings) -> int:
         await doors.open()
         await connect_all(engine)
         await warm_up(engine)
+        _settle_heap()
         await doors.serve()
         log.write(
             "info", "serving", version=VERSION, environment=settings.profile.name, listen=doors.bound, providers=sorted(engine.providers)
@@ -99,6 +101,15 @@ async def _serve(settings: Settings) -> int:
         log.write("info", "stopped")
         log.flush()
     return 0
+
+
+def _settle_heap() -> None:
+    """Spare the garbage collector what is there to stay, and let it run seldom: calls leave no circles behind, and a full collection
+    with hundreds of calls in flight stops all their streams for tens of milliseconds.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 20)
 
 
 async def _until_stopped(engine: Engine, doors: _Doors) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncio import CancelledError, current_task, timeout_at
+from asyncio import CancelledError, current_task
 
 from sidecar.call import Call
 from sidecar.engine import Engine
@@ -15,6 +15,7 @@ from sidecar.stages.identify import identify
 from sidecar.stages.recall import recall
 from sidecar.stages.reserve import reserve
 from sidecar.stages.settle import settle
+from sidecar.time_limit import TimeLimit
 
 
 def plan(engine: Engine, call: Call) -> None:
@@ -33,7 +34,7 @@ async def run(engine: Engine, call: Call) -> None:
     """
     try:
         plan(engine, call)
-        async with timeout_at(call.deadline):
+        with TimeLimit(call.deadline):
             if not await recall(engine, call):
                 reserve(engine, call)
                 await attempt(engine, call)

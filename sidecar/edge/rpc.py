@@ -11,6 +11,7 @@ import grpc
 
 from sidecar.call import Call, Chunk, EmbedRequest, GenerateRequest, Operation, Send, Start
 from sidecar.edge.calls import Calls
+from sidecar.edge.pace import Pace
 from sidecar.edge.status import DETAILS_KEY, status_of
 from sidecar.edge.wire import delta_events, embed_request, embed_response, generate_request, generate_response, start_event
 from sidecar.engine import Engine
@@ -31,6 +32,7 @@ class LLMService(llm_pb2_grpc.LLMServiceServicer):
     def __init__(self, engine: Engine, calls: Calls) -> None:
         self._engine = engine
         self._calls = calls
+        self._pace = Pace()
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:  # noqa: N802
         call: Call | None = None
@@ -44,6 +46,7 @@ class LLMService(llm_pb2_grpc.LLMServiceServicer):
 
     async def Stream(self, request: pb.GenerateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         call: Call | None = None
+        pace = self._pace
 
         async def write(event: pb.StreamEvent) -> None:
             try:
@@ -58,13 +61,19 @@ class LLMService(llm_pb2_grpc.LLMServiceServicer):
                 return
             for event in delta_events(call, pieces):
                 await write(event)
+            if pieces and pieces[-1].finish is None:
+                await pace.rest()
 
+        pace.begin()
         try:
             call = make_call(self._engine, "stream", generate_request(request), context, send)
             await self._run(call)
             await write(pb.StreamEvent(end=generate_response(call, time.monotonic(), with_text=False)))
         except SidecarError as error:
             await fail(context, error, call)
+        finally:
+            pace.end()
+            call = None  # it holds `send`, which holds it: only the garbage collector would free the two
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:  # noqa: N802
         call: Call | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 import traceback
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,73 +26,24 @@ class Log:
 
     def __init__(self, level: Level = "info") -> None:
         self._least = _ORDER[level]
-        self._waiting: list[bytes] = []
+        self._waiting: list[bytes | tuple[Call, float, float]] = []
         self._flush_due = False
         self.dropped = 0
 
     def write(self, level: Level, message: str, **facts: Any) -> None:
         if _ORDER[level] >= self._least:
-            self._add({"time": _now(), "level": level, "message": message, **facts})
+            self._add(_encode({"time": _at(time.time()), "level": level, "message": message, **facts}))
 
     def call(self, call: Call, duration_s: float) -> None:
-        """The line of one call."""
-        error = call.error
-        level: Level = "info" if error is None else "warning"
-        if _ORDER[level] < self._least:
-            return
-        served, usage = call.served, call.usage
-        line: dict[str, Any] = {
-            "time": _now(),
-            "level": level,
-            "message": "call",
-            "id": call.id,
-            "operation": call.operation,
-            "service": call.service,
-            "node": call.node_name,
-            "tenant": call.tenant,
-            "provider": served.model.provider if served else "",
-            "model": served.model.id if served else "",
-            "status": "ok" if error is None else error.reason,
-            "duration_ms": round(duration_s * 1000, 1),
-            "input_tokens": usage.input_tokens,
-            "cached_input_tokens": usage.cached_input_tokens,
-            "cache_write_tokens": usage.cache_write_tokens,
-            "output_tokens": usage.output_tokens,
-            "reasoning_tokens": usage.reasoning_tokens,
-            "cost_nano_usd": call.nano_usd,
-        }
-        if call.first_piece is not None:
-            line["first_token_ms"] = round((call.first_piece - call.arrived) * 1000, 1)
-        for name in ("user", "plan", "run", "agent", "trace_id"):
-            value = getattr(call, name)
-            if value:
-                line[name] = value
-        request = call.request
-        for name in ("prompt_name", "prompt_version", "idempotency_key"):
-            value = getattr(request, name, "")
-            if value:
-                line[name] = value
-        if request.caller.tags:
-            line["tags"] = dict(request.caller.tags)
-        if call.estimated:
-            line["estimated"] = True
-        if served is not None and served.fallback:
-            line["fallback"] = True
-        if call.recalled_age_ns is not None:
-            line["cache"] = "exact"
-        if len(call.attempts) > 1 or error is not None:
-            line["attempts"] = [f"{t.candidate.model.id}: {t.outcome}" for t in call.attempts]
-        if error is not None:
-            line["error"] = error.message
-            if error.__cause__ is not None:
-                line["raised_at"] = _places(error.__cause__)
-        self._add(line)
+        """The line of one call that has ended. It is put into words with the others that wait, which costs less than one at a time."""
+        if _ORDER["info" if call.error is None else "warning"] >= self._least:
+            self._add((call, duration_s, time.time()))
 
-    def _add(self, line: dict[str, Any]) -> None:
+    def _add(self, line: bytes | tuple[Call, float, float]) -> None:
         if len(self._waiting) >= _MOST_WAITING:
             self.dropped += 1
             return
-        self._waiting.append(_encode(line))
+        self._waiting.append(line)
         if not self._flush_due:
             try:
                 loop = asyncio.get_running_loop()
@@ -104,12 +56,14 @@ class Log:
     def flush(self) -> None:
         """Write what waits. A closed or full standard error costs the lines, never the process."""
         self._flush_due = False
+        waiting, self._waiting = self._waiting, []
         if self.dropped:
-            self._waiting.append(_encode({"time": _now(), "level": "error", "message": "log lines dropped", "count": self.dropped}))
+            told = {"time": _at(time.time()), "level": "error", "message": "log lines dropped", "count": self.dropped}
+            waiting.append(_encode(told))
             self.dropped = 0
-        lines, self._waiting = self._waiting, []
-        if not lines:
+        if not waiting:
             return
+        lines = [line if isinstance(line, bytes) else _line(*line) for line in waiting]
         try:
             sys.stderr.buffer.write(b"\n".join(lines) + b"\n")
             sys.stderr.buffer.flush()
@@ -117,10 +71,61 @@ class Log:
             self.dropped += len(lines)
 
 
+def _line(call: Call, duration_s: float, unix_s: float) -> bytes:
+    """What is said of one call."""
+    error, served, usage = call.error, call.served, call.usage
+    line: dict[str, Any] = {
+        "time": _at(unix_s),
+        "level": "info" if error is None else "warning",
+        "message": "call",
+        "id": call.id,
+        "operation": call.operation,
+        "service": call.service,
+        "node": call.node_name,
+        "tenant": call.tenant,
+        "provider": served.model.provider if served else "",
+        "model": served.model.id if served else "",
+        "status": "ok" if error is None else error.reason,
+        "duration_ms": round(duration_s * 1000, 1),
+        "input_tokens": usage.input_tokens,
+        "cached_input_tokens": usage.cached_input_tokens,
+        "cache_write_tokens": usage.cache_write_tokens,
+        "output_tokens": usage.output_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+        "cost_nano_usd": call.nano_usd,
+    }
+    if call.first_piece is not None:
+        line["first_token_ms"] = round((call.first_piece - call.arrived) * 1000, 1)
+    for name in ("user", "plan", "run", "agent", "trace_id"):
+        value = getattr(call, name)
+        if value:
+            line[name] = value
+    request = call.request
+    for name in ("prompt_name", "prompt_version", "idempotency_key"):
+        value = getattr(request, name, "")
+        if value:
+            line[name] = value
+    if request.caller.tags:
+        line["tags"] = dict(request.caller.tags)
+    if call.estimated:
+        line["estimated"] = True
+    if served is not None and served.fallback:
+        line["fallback"] = True
+    if call.recalled_age_ns is not None:
+        line["cache"] = "exact"
+    if len(call.attempts) > 1 or error is not None:
+        line["attempts"] = [f"{t.candidate.model.id}: {t.outcome}" for t in call.attempts]
+    if error is not None:
+        line["error"] = error.message
+        if error.__cause__ is not None:
+            line["raised_at"] = _places(error.__cause__)
+    return _encode(line)
+
+
 def _places(error: BaseException) -> list[str]:
     """Where a defect came from, innermost last; places only, because an exception's text may hold what a caller wrote."""
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)[-8:]]
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def _at(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds")

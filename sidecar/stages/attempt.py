@@ -31,8 +31,8 @@ from sidecar.errors import (
     RateLimited,
     SidecarError,
 )
-from sidecar.patience import Patience
 from sidecar.policies.retries import NEXT, RULES, Rule, counts_against, wait_ms
+from sidecar.time_limit import TimeLimit
 
 _LEAST_LEFT_S = 0.01  # an attempt that has less time than this is not begun
 
@@ -219,14 +219,14 @@ async def _generate(engine: Engine, call: Call, candidate: Candidate, request: G
         if not streaming or not begun:
             return  # headers, roles and pings are no token: the first one is still waited for
         if pieces and send is not None:
-            patience.until = inf  # a slow reader is not a silent provider
+            silence.until = inf  # a slow reader is not a silent provider
             await _send_on(call, candidate, chunks)
-        patience.until = now() + idle_s
+        silence.until = now() + idle_s
 
     first_s = timeouts.first_token_ms / 1000
-    patience = Patience(now() + (first_s if streaming else idle_s))  # a unary reply is silence until it is whole
+    silence = TimeLimit(now() + (first_s if streaming else idle_s))  # a unary reply is silence until it is whole
     try:
-        with patience:
+        with silence:
             await candidate.provider.generate(_written(call, candidate, request), emit)
     except TimeoutError:
         what = f"sent no first token within {first_s} s" if streaming and not begun else f"sent nothing for {idle_s} s"
@@ -237,7 +237,7 @@ async def _generate(engine: Engine, call: Call, candidate: Candidate, request: G
     if call.send is None:
         return
     if send is None:
-        held = Chunk(text=answer.text, reasoning=answer.reasoning, tool_calls=answer.tool_deltas())
+        held = Chunk(text=answer.text, reasoning=answer.reasoning, tool_calls=answer.tool_deltas(), finish=answer.finish)
         await _send_on(call, candidate, (held,))
     elif call.sent is not answer:
         await _send_on(call, candidate, ())  # an answer without a word has a beginning too

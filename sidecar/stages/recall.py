@@ -25,5 +25,6 @@ async def recall(engine: Engine, call: Call) -> bool:
     call.served, call.answer, call.recalled_age_ns = served, answer, _ = found
     if call.send is not None:
         await call.send(Start(served))
-        await call.send((Chunk(text=answer.text, reasoning=answer.reasoning, tool_calls=answer.tool_deltas()),))
+        whole = Chunk(text=answer.text, reasoning=answer.reasoning, tool_calls=answer.tool_deltas(), finish=answer.finish)
+        await call.send((whole,))
     return True
