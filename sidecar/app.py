@@ -38,6 +38,7 @@ from sidecar.pipeline import run
 from sidecar.policies.breakers import Breakers
 from sidecar.policies.budgets import Budgets
 from sidecar.policies.models import Preferences, refusals
+from sidecar.policies.places import Places
 from sidecar.policies.quotas import Quotas
 from sidecar.providers import Provider
 from sidecar.settings import ProviderSettings, Server, Settings
@@ -45,6 +46,7 @@ from sidecar.store.answers import Answers
 from sidecar.v1 import llm_pb2, llm_pb2_grpc, ops_pb2, ops_pb2_grpc
 
 _HOUSEKEEPING_S = 30.0
+_MOST_WAITING = 100_000  # calls that have arrived and were not begun: far above any burst of one pod
 _LAST_WORDS_S = 2.0  # for calls that were ended at the end of the grace period to tell their callers
 
 SERVICES = ("", llm_pb2.DESCRIPTOR.services_by_name["LLMService"].full_name, ops_pb2.DESCRIPTOR.services_by_name["OpsService"].full_name)
@@ -216,6 +218,7 @@ def make_engine(settings: Settings, catalog: Catalog, log: Log) -> Engine:
         ledger=Ledger(),
         breakers=breakers,
         quotas=Quotas(),
+        places=Places(settings),
         answers=Answers(),
         meter=Meter(log, metrics),
         clock_ns=time.monotonic_ns,
@@ -312,6 +315,10 @@ def _server(max_message_bytes: int) -> grpc.aio.Server:
             ("grpc.so_reuseport", 0),  # a taken port is an error, not a second sidecar that gets half of the calls
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            # Calls that arrive faster than the loop takes them wait, as their deadlines allow. gRPC's own limits (1,000 and 3,000) cancel
+            # them instead, with a status that blames the caller.
+            ("grpc.server.max_pending_requests", _MOST_WAITING),
+            ("grpc.server.max_pending_requests_hard_limit", _MOST_WAITING),
         )
     )
 
