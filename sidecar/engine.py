@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sidecar.policies.breakers import Breakers
     from sidecar.policies.budgets import Budgets
     from sidecar.policies.models import Preferences
+    from sidecar.policies.places import Places
     from sidecar.policies.quotas import Quotas
     from sidecar.providers import Provider
     from sidecar.settings import Settings
@@ -36,6 +37,7 @@ class Engine(Struct, frozen=True):
     ledger: Ledger
     breakers: Breakers
     quotas: Quotas
+    places: Places
     answers: Answers
     meter: Meter
     clock_ns: Callable[[], int]

@@ -9,6 +9,7 @@
     ├── Refused                     the sidecar said no before any provider was asked
     │   ├── BudgetExceeded          an account has not enough left
     │   ├── RateLimited             more requests or tokens per minute than settings allow
+    │   ├── Overloaded              too many calls of this service are under way and waiting
     │   ├── NotReady                the process has started and does not answer yet
     │   ├── Draining                the process is about to stop
     │   ├── NotCached               the caller wants a cached answer only, and there is none
@@ -109,6 +110,11 @@ class BudgetExceeded(Refused):
 
 class RateLimited(Refused):
     reason = "RATE_LIMITED"
+    retryable = True
+
+
+class Overloaded(Refused):
+    reason = "OVERLOADED"
     retryable = True
 
 

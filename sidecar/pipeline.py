@@ -36,8 +36,9 @@ async def run(engine: Engine, call: Call) -> None:
         plan(engine, call)
         with TimeLimit(call.deadline):
             if not await recall(engine, call):
-                reserve(engine, call)
-                await attempt(engine, call)
+                async with engine.places.of(call.service):
+                    reserve(engine, call)
+                    await attempt(engine, call)
     except SidecarError as error:
         call.error = error
         raise

@@ -119,6 +119,7 @@ class Service(Struct, frozen=True):
     llm: str = ""
     embedding: str = ""
     concurrency: Annotated[int, Meta(ge=0, le=100_000)] = 0  # calls at a time; 0: no limit
+    queue: Annotated[int, Meta(ge=0, le=1_000_000)] = 100  # calls that may wait for a place; one more is refused
     cache_acceptance: Share = 0.95  # least similarity at which a cached answer may be given
     breaker_failures: Annotated[int, Meta(ge=1, le=1_000_000)] = 3  # in a row, until a model is left alone
     breaker_open_ms: Milliseconds = 30_000  # for how long, before one trial

@@ -34,6 +34,7 @@ from sidecar.errors import (
 from sidecar.policies.retries import NEXT, RULES, Rule, counts_against, wait_ms
 from sidecar.time_limit import TimeLimit
 
+_NO_ANSWER = ("refusal", "content_filter", "tool_calls")  # ends that no schema was promised for; one cut by `length` must still fit
 _LEAST_LEFT_S = 0.01  # an attempt that has less time than this is not begun
 
 
@@ -80,9 +81,12 @@ class _Turn:
 
 
 def _again(engine: Engine, call: Call, turn: _Turn, turns: list[_Turn], rule: Rule, error: SidecarError) -> bool:
-    """Queue another try of the same model, if the table and the deadline allow one."""
+    """Queue another try of the same model, if the table, its breaker and the deadline allow one."""
     if turn.retries >= rule.retries:
         return False
+    model = turn.candidate.model
+    if turns and engine.breakers.of(call.service, f"{model.provider}/{model.name}").state(engine.clock_ns()) == "open":
+        return False  # waiting for a try that will not be let through would only keep the next model waiting
     pause = wait_ms(rule, error, turn.retries, engine.random) / 1000
     turn.not_before = asyncio.get_running_loop().time() + pause
     if turn.not_before + _LEAST_LEFT_S >= call.deadline or (turns and error.retry_after_ms is not None and pause > _longest_wait(call)):
@@ -146,7 +150,7 @@ async def _ask(engine: Engine, call: Call, candidate: Candidate) -> None:
     ended = False
     try:
         if isinstance(call.request, EmbedRequest):
-            await _embed(call, candidate, call.request)
+            await _embed(engine, call, candidate, call.request)
         else:
             await _generate(engine, call, candidate, call.request, answer)
         ended = True
@@ -183,12 +187,17 @@ def _ms(ns: int | None) -> int | None:
     return None if ns is None else ns // 1_000_000 + 1
 
 
-async def _embed(call: Call, candidate: Candidate, request: EmbedRequest) -> None:
+async def _embed(engine: Engine, call: Call, candidate: Candidate, request: EmbedRequest) -> None:
     provider = candidate.provider
     dimensions = request.dimensions
     if dimensions is None and "dimensions" in candidate.model.capabilities & provider.features:
         dimensions = candidate.model.dimensions  # the catalogue's length may differ from the provider's own default
-    reply = await provider.embed(EmbedAsk(candidate.model.name, request.inputs, dimensions, request.provider_options))
+    idle_s = engine.settings.timeouts.idle_ms / 1000
+    try:
+        with TimeLimit(asyncio.get_running_loop().time() + idle_s):
+            reply = await provider.embed(EmbedAsk(candidate.model.name, request.inputs, dimensions, request.provider_options))
+    except TimeoutError:
+        raise ProviderTimeout(f"{provider.name} sent nothing for {idle_s} s") from None
     if len(reply.vectors) != len(request.inputs):
         raise ProviderGarbled(f"{provider.name} answered {len(reply.vectors)} vectors for {len(request.inputs)} inputs")
     call.vectors = reply
@@ -232,7 +241,7 @@ async def _generate(engine: Engine, call: Call, candidate: Candidate, request: G
         what = f"sent no first token within {first_s} s" if streaming and not begun else f"sent nothing for {idle_s} s"
         raise ProviderTimeout(f"{candidate.model.provider} {what}") from None
     answer.prove(candidate.model.provider)
-    if strict and answer.finish == "stop" and call.response_format is not None and call.response_format.schema is not None:
+    if strict and answer.finish not in _NO_ANSWER and call.response_format is not None and call.response_format.schema is not None:
         schemas.require_fit(answer.text, call.response_format.schema, candidate.model.id)
     if call.send is None:
         return

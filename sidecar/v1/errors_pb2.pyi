@@ -76,6 +76,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND. `cache.mode` is ONLY and nothing fits. Ask with another mode."""
     ERROR_REASON_NOT_READY: _ErrorReason.ValueType  # 24
     """UNAVAILABLE. The sidecar is starting. Try again after a moment, or wait for health to say SERVING."""
+    ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 25
+    """RESOURCE_EXHAUSTED. As many calls of this service are under way, and waiting, as settings allow. Wait as RetryInfo says."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason a call can fail for. ErrorInfo.reason carries the name without prefix; ErrorInfo.domain is `llm-sidecar`."""
@@ -130,6 +132,8 @@ ERROR_REASON_NOT_CACHED: ErrorReason.ValueType  # 23
 """NOT_FOUND. `cache.mode` is ONLY and nothing fits. Ask with another mode."""
 ERROR_REASON_NOT_READY: ErrorReason.ValueType  # 24
 """UNAVAILABLE. The sidecar is starting. Try again after a moment, or wait for health to say SERVING."""
+ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 25
+"""RESOURCE_EXHAUSTED. As many calls of this service are under way, and waiting, as settings allow. Wait as RetryInfo says."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -65,7 +65,7 @@ class _OnCut:
 class _OnCutEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnCut.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ON_CUT_UNSPECIFIED: _OnCut.ValueType  # 0
-    """Not set: the node's setting, else FAIL."""
+    """Not set: as FAIL."""
     ON_CUT_FAIL: _OnCut.ValueType  # 1
     """End with an error that carries what was produced."""
     ON_CUT_RESTART: _OnCut.ValueType  # 2
@@ -77,7 +77,7 @@ class OnCut(_OnCut, metaclass=_OnCutEnumTypeWrapper):
     """What to do when a stream breaks after its first piece."""
 
 ON_CUT_UNSPECIFIED: OnCut.ValueType  # 0
-"""Not set: the node's setting, else FAIL."""
+"""Not set: as FAIL."""
 ON_CUT_FAIL: OnCut.ValueType  # 1
 """End with an error that carries what was produced."""
 ON_CUT_RESTART: OnCut.ValueType  # 2
@@ -574,7 +574,7 @@ Global___JsonSchemaFormat: _TypeAlias = JsonSchemaFormat  # noqa: Y015
 
 @_typing.final
 class CachePolicy(_message.Message):
-    """How the cache may be used for this call."""
+    """How the cache may be used for this call. It remembers whole answers of this tenant's identical calls, in this process's memory."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -585,9 +585,9 @@ class CachePolicy(_message.Message):
     class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[CachePolicy._Mode.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         MODE_UNSPECIFIED: CachePolicy._Mode.ValueType  # 0
-        """Not set: as DEFAULT."""
+        """Not set: as BYPASS. Nothing is remembered for a caller who did not ask for it."""
         MODE_DEFAULT: CachePolicy._Mode.ValueType  # 1
-        """As the node's settings say."""
+        """Read, and written where nothing was found."""
         MODE_BYPASS: CachePolicy._Mode.ValueType  # 2
         """Neither read nor written."""
         MODE_REFRESH: CachePolicy._Mode.ValueType  # 3
@@ -599,9 +599,9 @@ class CachePolicy(_message.Message):
         """Which ways through the cache are open."""
 
     MODE_UNSPECIFIED: CachePolicy.Mode.ValueType  # 0
-    """Not set: as DEFAULT."""
+    """Not set: as BYPASS. Nothing is remembered for a caller who did not ask for it."""
     MODE_DEFAULT: CachePolicy.Mode.ValueType  # 1
-    """As the node's settings say."""
+    """Read, and written where nothing was found."""
     MODE_BYPASS: CachePolicy.Mode.ValueType  # 2
     """Neither read nor written."""
     MODE_REFRESH: CachePolicy.Mode.ValueType  # 3
@@ -615,7 +615,7 @@ class CachePolicy(_message.Message):
     """Unknown numbers are invalid."""
     @_builtins.property
     def max_age(self) -> _duration_pb2.Duration:
-        """The oldest answer that is welcome. Not set: the node's settings. Negative is invalid."""
+        """The oldest answer that is welcome. Not set: any that is still remembered. Negative is invalid."""
 
     def __init__(
         self,
@@ -696,9 +696,9 @@ class GenerateRequest(_message.Message):
     seed: _builtins.int
     """For repeatable answers, where the provider knows it. Any integer."""
     on_cut: Global___OnCut.ValueType
-    """Streams only."""
+    """For Stream; Generate mends what it can before it answers."""
     idempotency_key: _builtins.str
-    """Calls with the same key and tenant are the same call. At most 256 bytes. Empty: each call is its own."""
+    """The caller's own name for this call, to find it by: it is recorded. Repeats are not recognised by it. At most 256 characters."""
     @_builtins.property
     def caller(self) -> Global___Caller:
         """Who asks. Not set: metadata, else the defaults that Caller names."""
@@ -725,7 +725,7 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def cache(self) -> Global___CachePolicy:
-        """Not set: the node's settings."""
+        """Not set: the cache is not used."""
 
     @_builtins.property
     def prompt_ref(self) -> Global___PromptRef:

@@ -163,6 +163,82 @@ async def test_unary_reply_that_does_not_come_makes_room_for_the_next():
     assert call.answer.text == "b"
 
 
+async def test_silent_embedding_makes_room_for_the_next():
+    bench = Bench(SIDECAR_NODES__ORACLE__EMBEDDING__FALLBACKS="gemini-embedding-001", GOOGLE_API_KEY="k", SIDECAR_TIMEOUTS__IDLE_MS="50")
+
+    async def silent(ask):
+        await asyncio.sleep(5)
+
+    bench.openai.embed = silent
+    bench.engine.providers["google"] = type(bench.openai)("google", ([[0.1]],))
+    call = await bench.run(EmbedRequest(caller=caller("oracle.embedding"), inputs=("a",)), stream=False)
+    assert [t.outcome for t in call.attempts] == ["PROVIDER_TIMEOUT", "ok"]
+
+
+async def test_opened_breaker_is_not_waited_for(monkeypatch):
+    from sidecar.policies import retries
+
+    monkeypatch.setitem(retries.RULES, errors.ProviderUnavailable, retries.Rule(3, (1, 1, 60_000)))
+    bench = Bench([(errors.ProviderUnavailable("down", status=503),)])
+    call = await bench.run()  # the third failure opens the breaker: nobody waits a minute for a fourth try
+    assert call.served.model.provider == "anthropic"
+
+
+async def test_strict_answer_cut_by_length_is_not_passed_on():
+    cut = (Chunk(text='{"n": 1'), Chunk(finish="length", usage=Usage(10, 0, 0, 0, 5, 0), last=True))
+    bench = Bench([cut], [(Chunk(text='{"n": 1}'), DONE)])
+    await bench.run(response_format=SCHEMA)
+    assert bench.text() == '{"n": 1}'
+
+
+async def test_strict_refusal_is_an_answer():
+    refusal = (Chunk(text="I will not."), Chunk(finish="refusal", usage=Usage(10, 0, 0, 0, 5, 0), last=True))
+    bench = Bench([refusal])
+    call = await bench.run(response_format=SCHEMA)
+    assert call.answer.finish == "refusal"
+    assert len(bench.openai.asks) == 1
+
+
+async def test_no_more_calls_of_a_service_than_it_has_places():
+    most = now = 0
+
+    class Counting(type(Bench().openai)):
+        async def generate(self, ask, emit):
+            nonlocal most, now
+            now += 1
+            most = max(most, now)
+            try:
+                await super().generate(ask, emit)
+            finally:
+                now -= 1
+
+    bench = Bench(SIDECAR_SERVICES__CORE__CONCURRENCY="2", SIDECAR_SERVICES__CORE__QUEUE="3")
+    bench.engine.providers["openai"] = Counting("openai", (0.05, Chunk(text="a"), DONE))
+    results = await asyncio.gather(*(bench.run() for _ in range(6)), return_exceptions=True)
+    assert most == 2
+    assert [type(r).__name__ for r in results].count("Overloaded") == 1  # two under way, three waiting, one too many
+    assert results[5].retry_after_ms is not None
+    bench.assert_settled(used=5 * 15)
+
+
+async def test_cancelled_while_waiting_for_a_place_gives_nothing_away():
+    from sidecar.pipeline import run
+
+    bench = Bench([(0.1, Chunk(text="a"), DONE)], SIDECAR_SERVICES__CORE__CONCURRENCY="1")
+    first = asyncio.create_task(bench.run())
+    await asyncio.sleep(0.01)
+    waiting = asyncio.create_task(run(bench.engine, bench.call()))
+    third = asyncio.create_task(bench.run())
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await asyncio.gather(first, third)
+    assert len(bench.openai.asks) == 2
+    await bench.run()  # the place is free again
+    bench.assert_settled(used=3 * 15)
+
+
 async def test_silence_between_pieces_ends_the_stream():
     bench = Bench([(Chunk(text="a"), 5, DONE)], SIDECAR_TIMEOUTS__IDLE_MS="50")
     with pytest.raises(errors.ProviderTimeout, match="nothing for"):
