@@ -80,7 +80,7 @@ def _runner() -> asyncio.Runner:
 
 
 async def _serve(settings: Settings) -> int:
-    log = Log(settings.logging.level)
+    log = Log(settings.logging.level, content=settings.logging.content)
     catalog = load_catalog(settings, datetime.now(UTC).date())
     _require_fallbacks(settings, catalog)
     _require_data_dir(settings)

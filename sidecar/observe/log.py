@@ -1,4 +1,4 @@
-"""JSON lines on standard error: what an operator's log collector reads. Never a prompt, an answer or a key."""
+"""JSON lines on standard error: what an operator's log collector reads. Never a key; content only if settings ask for it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec.json import Encoder
+
+from sidecar.call import Text
 
 if TYPE_CHECKING:
     from sidecar.call import Call
@@ -24,7 +26,9 @@ _FLUSH_S = 0.2
 class Log:
     """Lines are gathered and written together, off the call's path; a log that cannot keep up loses lines and says how many."""
 
-    def __init__(self, level: Level = "info") -> None:
+    def __init__(self, level: Level = "info", *, content: bool = False) -> None:
+        """`content`: a call's line holds its prompt and answer too (settings: `logging.content`)."""
+        self._content = content
         self._least = _ORDER[level]
         self._waiting: list[bytes | tuple[Call, float, float]] = []
         self._flush_due = False
@@ -63,7 +67,7 @@ class Log:
             self.dropped = 0
         if not waiting:
             return
-        lines = [line if isinstance(line, bytes) else _line(*line) for line in waiting]
+        lines = [line if isinstance(line, bytes) else _line(*line, content=self._content) for line in waiting]
         try:
             sys.stderr.buffer.write(b"\n".join(lines) + b"\n")
             sys.stderr.buffer.flush()
@@ -71,8 +75,8 @@ class Log:
             self.dropped += len(lines)
 
 
-def _line(call: Call, duration_s: float, unix_s: float) -> bytes:
-    """What is said of one call."""
+def _line(call: Call, duration_s: float, unix_s: float, *, content: bool) -> bytes:
+    """What is said of one call; with `content` its prompt and answer too."""
     error, served, usage = call.error, call.served, call.usage
     line: dict[str, Any] = {
         "time": _at(unix_s),
@@ -115,6 +119,10 @@ def _line(call: Call, duration_s: float, unix_s: float) -> bytes:
         line["cache"] = "exact"
     if len(call.attempts) > 1 or error is not None:
         line["attempts"] = [f"{t.candidate.model.id}: {t.outcome}" for t in call.attempts]
+    if content:
+        prompt = [p.text for m in call.messages for p in m.parts if isinstance(p, Text)]
+        line["prompt"] = prompt or list(getattr(request, "inputs", ()))
+        line["answer"] = call.answer.text if call.answer is not None else ""
     if error is not None:
         line["error"] = error.message
         if error.__cause__ is not None:

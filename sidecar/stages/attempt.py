@@ -31,6 +31,7 @@ from sidecar.errors import (
     RateLimited,
     SidecarError,
 )
+from sidecar.policies.quotas import observe
 from sidecar.policies.retries import NEXT, RULES, Rule, counts_against, wait_ms
 from sidecar.time_limit import TimeLimit
 
@@ -170,6 +171,9 @@ async def _ask(engine: Engine, call: Call, candidate: Candidate) -> None:
         usage, estimated = billed(call, candidate, answer, outcome, ended=ended)
         if quota is not None:
             quota.give_back(max(0, asked - tokens(usage)), end_ns)
+            head = answer.head if call.vectors is None else call.vectors.head
+            if head is not None and head.limits:
+                observe(quota, head.limits, end_ns)
         call.attempts.append(
             Tried(
                 candidate,

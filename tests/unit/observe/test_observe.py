@@ -7,6 +7,7 @@ from prometheus_client.exposition import generate_latest
 
 from sidecar import errors
 from sidecar.call import Chunk
+from sidecar.observe import Log
 from sidecar.observe.recent import Recent
 from tests.unit.fakes import DONE, Bench, caller
 
@@ -76,6 +77,17 @@ async def test_log_line_has_the_figures_and_no_content(capfdbinary):
     assert line["prompt_name"] == "p"
     assert b"SECRET" not in out
     assert b"hello" not in out
+
+
+async def test_content_is_logged_only_where_settings_ask_for_it(capfdbinary):
+    bench = Bench([(Chunk(text="the answer"), DONE)])
+    log = Log("info", content=True)
+    bench.engine.meter.log = log
+    await bench.run()
+    log.flush()
+    line = json.loads(capfdbinary.readouterr().err.splitlines()[-1])
+    assert line["prompt"] == ["hello"]
+    assert line["answer"] == "the answer"
 
 
 async def test_defect_is_logged_with_its_place_and_without_its_text(capfdbinary):
