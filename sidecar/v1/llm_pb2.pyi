@@ -902,7 +902,9 @@ class Attempt(_message.Message):
     model: _builtins.str
     """The model that was asked."""
     outcome: _builtins.str
-    """`ok`, or a name of ErrorReason without prefix, for example `PROVIDER_TIMEOUT`."""
+    """`ok`, a name of ErrorReason without prefix (for example `PROVIDER_TIMEOUT`), or `INTERRUPTED`: the caller went away, its time was
+    up, or the sidecar stopped.
+    """
     ms: _builtins.int
     """How long it took, in milliseconds."""
     def __init__(
