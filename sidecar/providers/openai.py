@@ -1,7 +1,8 @@
-"""OpenAI, through the lean path of its own SDK: the SDK keeps the pool, the key and the retries (none), we write and read the bytes.
+"""OpenAI, through the lean path of its own SDK: the SDK has the key, the addresses, its headers and the pool, we write and read the bytes.
 
-Its typed methods cost three times as much per call and ten times as much per streamed chunk. The SDK is imported only by `connect`, in a
-thread, and rehearses one call and one stream there against an answer of our own, so that the first real call is not the slow one.
+Calls go through the SDK's HTTP client. What lies above it costs a call as much as all the rest of the sidecar, and its typed methods three
+times as much, ten times per streamed chunk. The SDK is imported only by `connect`, in a thread, and rehearses one call and one stream
+there against an answer of our own, so that the first real call is not the slow one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import importlib
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from sidecar.call import EmbedAsk, Emit, GenerateAsk, Vectors
 from sidecar.errors import ProviderAuthFailed, ProviderError, ProviderGarbled, ProviderUnavailable, SettingsError
@@ -24,15 +25,19 @@ from sidecar.providers.sse import Events
 
 if TYPE_CHECKING:
     import httpx2
+    from httpx2 import Response
     from openai import AsyncOpenAI
 
     from sidecar.settings import ProviderSettings
+
+    Send = Callable[[str, bytes, bool], Awaitable[Response]]  # path, body, is it a stream
 
 __all__ = ["EXCEPTIONS", "connect", "embedding", "failure", "reader", "reply", "request", "translated", "vectors"]
 
 reader = Reader
 
 _BASE_URL = "https://api.openai.com/v1"
+_PATHS = ("/chat/completions", "/embeddings")
 _KEEP_ALIVE_S = 75.0
 _STREAM_OPTIONS = {"include_usage": True, "include_obfuscation": False}
 
@@ -87,7 +92,7 @@ def translated(error: Exception, whose: str, *, begun: bool = False, key: str | 
         return transport_error(error, whose, begun=begun, key=key)
     if meaning is not None:
         return meaning(scrubbed(f"{whose}: {type(error).__name__}: {error}", key))
-    response: httpx2.Response | None = getattr(error, "response", None)
+    response: Response | None = getattr(error, "response", None)
     if response is not None:
         return failure(response.status_code, response.headers, response.content, whose=whose, key=key)
     if isinstance(error.__cause__, Exception):
@@ -105,10 +110,10 @@ async def connect(settings: ProviderSettings) -> OpenAI:
     except ImportError as error:
         raise SettingsError(where, "", f"needs the package {error.name}: pip install 'llm-sidecar[openai]'") from error
     try:
-        client = await asyncio.to_thread(_client, sdk, settings)
+        client, http_client = await asyncio.to_thread(_client, sdk, settings)
     except RuntimeError as error:
         raise SettingsError(where, "", f"needs the SDK's aiohttp transport: pip install 'llm-sidecar[openai]' ({error})") from error
-    return OpenAI(settings.name, client, settings.api_key)
+    return OpenAI(settings.name, client, _sender(client, http_client), settings.api_key)
 
 
 class OpenAI:
@@ -116,11 +121,11 @@ class OpenAI:
 
     features = openai_request.FEATURES
 
-    def __init__(self, name: str, client: AsyncOpenAI, key: str) -> None:
+    def __init__(self, name: str, client: AsyncOpenAI, send: Send, key: str) -> None:
         self.name = name
         self._client = client
         self._key = key
-        self._send = _sender(client)
+        self._send = send
 
     async def generate(self, ask: GenerateAsk, emit: Emit) -> None:
         whose = f"{self.name}/{ask.model}"
@@ -139,19 +144,22 @@ class OpenAI:
     async def close(self) -> None:
         await self._client.close()
 
-    async def _post(self, path: str, body: bytes, whose: str) -> httpx2.Response:
+    async def _post(self, path: str, body: bytes, whose: str) -> Response:
         try:
-            return await self._send(path, content=body)
+            response = await self._send(path, body, False)
         except Exception as error:
             raise translated(error, whose, key=self._key) from error
+        if response.status_code >= 300:
+            raise failure(response.status_code, response.headers, response.content, whose=whose, key=self._key)
+        return response
 
     async def _stream(self, path: str, body: bytes, whose: str, stream: AnswerStream) -> None:
         try:
-            response = await self._send(path, content=body, stream=True)
+            response = await self._send(path, body, True)
         except Exception as error:
             raise translated(error, whose, key=self._key) from error
         try:
-            if response.headers.get("content-type", "").startswith(NO_STREAM):
+            if response.status_code >= 300 or response.headers.get("content-type", "").startswith(NO_STREAM):
                 raise await self._no_stream(response, whose)
             # The bytes were asked for uncompressed, which not every proxy on the way heeds.
             pieces = response.aiter_bytes() if "content-encoding" in response.headers else response.aiter_raw()
@@ -160,7 +168,7 @@ class OpenAI:
         finally:
             await response.aclose()
 
-    async def _no_stream(self, response: httpx2.Response, whose: str) -> ProviderError:
+    async def _no_stream(self, response: Response, whose: str) -> ProviderError:
         try:
             body = await response.aread()
         except Exception as error:
@@ -174,7 +182,7 @@ def _import() -> ModuleType:
     return sdk
 
 
-def _client(sdk: ModuleType, settings: ProviderSettings) -> AsyncOpenAI:
+def _client(sdk: ModuleType, settings: ProviderSettings) -> tuple[AsyncOpenAI, httpx2.AsyncClient]:
     httpx2 = importlib.import_module("httpx2")
     connect_s = settings.connect_timeout_ms / 1000
     http_client = sdk.DefaultAioHttpClient(
@@ -190,12 +198,23 @@ def _client(sdk: ModuleType, settings: ProviderSettings) -> AsyncOpenAI:
         default_headers={"Accept-Encoding": "identity", **settings.headers},
         http_client=http_client,
     )
-    return client
+    return client, http_client
 
 
-def _sender(client: AsyncOpenAI) -> Callable[..., Awaitable[httpx2.Response]]:
-    # `cast_to` the raw response is what makes the path lean: no model is built, no stream is parsed.
-    return partial(cast("Any", client).post, cast_to=importlib.import_module("httpx2").Response)
+def _sender(client: AsyncOpenAI, http_client: httpx2.AsyncClient) -> Send:
+    """Posts a body to a path; a stream is answered as soon as its headers are there. What goes with every call is put together once."""
+    httpx2 = importlib.import_module("httpx2")
+    headers = httpx2.Headers(client.auth_headers)
+    # What is not set is no text but a mark of the SDK's.
+    headers.update({name: value for name, value in client.default_headers.items() if isinstance(value, str)})
+    urls = {path: httpx2.URL(f"{str(client.base_url).rstrip('/')}{path}") for path in _PATHS}
+    extensions = {"timeout": client.timeout.as_dict()} if isinstance(client.timeout, httpx2.Timeout) else {}
+
+    async def send(path: str, body: bytes, is_stream: bool) -> Response:
+        request = httpx2.Request("POST", urls[path], headers=headers, content=body, extensions=extensions)
+        return await http_client.send(request, stream=is_stream)
+
+    return send
 
 
 async def _rehearsed(sdk: ModuleType) -> None:
@@ -204,6 +223,6 @@ async def _rehearsed(sdk: ModuleType) -> None:
     answer = httpx2.MockTransport(lambda _: httpx2.Response(200, content=b"{}"))
     async with httpx2.AsyncClient(transport=answer) as transport:
         client = sdk.AsyncOpenAI(api_key="rehearsal", base_url=_BASE_URL, max_retries=0, http_client=transport)
-        await _sender(client)("/chat/completions", content=b"{}")
-        response = await _sender(client)("/chat/completions", content=b"{}", stream=True)
-        await response.aread()
+        for is_stream in (False, True):
+            response = await _sender(client, transport)("/chat/completions", b"{}", is_stream)
+            await response.aread()
