@@ -26,7 +26,7 @@ encode = msgspec.json.Encoder().encode
 
 
 def request(ask: GenerateAsk, *, limit_name: str, stream_options: Mapping[str, bool]) -> dict[str, Any]:
-    """The body of POST /chat/completions. Raises ProviderRejected for options that would change the shape of the answer."""
+    """The body of POST /chat/completions."""
     body: dict[str, Any] = {"model": ask.model, "messages": _messages(ask.messages), limit_name: ask.max_output_tokens}
     if ask.stream:
         body["stream"] = True
@@ -50,13 +50,7 @@ def request(ask: GenerateAsk, *, limit_name: str, stream_options: Mapping[str, b
     if ask.tool_choice is not None:
         choice = ask.tool_choice
         body["tool_choice"] = {"type": "function", "function": {"name": choice.name}} if choice.mode == "tool" else choice.mode
-    if ask.options:
-        if ask.options.get("n", 1) != 1:
-            raise ProviderRejected(f"provider_options.n is {ask.options['n']!r}, expected 1: an answer is one text; ask again for another")
-        if ask.options.get("stream", ask.stream) != ask.stream:
-            raise ProviderRejected("provider_options.stream contradicts the call; leave it out and call Stream or Generate")
-        with_options(body, ask.options)
-    return body
+    return with_options(body, ask.options)
 
 
 def embedding(ask: EmbedAsk, *, encoding_format: str | None) -> dict[str, Any]:

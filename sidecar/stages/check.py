@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from sidecar import schemas
 from sidecar.call import (
@@ -28,7 +30,6 @@ _MOST_TOOLS = 128
 _MOST_STOPS = 4
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _IMAGES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"})
-_GENERATE: frozenset[Feature] = frozenset({"generate"})
 _JSON_OBJECT = ResponseFormat(kind="json_object")
 
 
@@ -39,7 +40,7 @@ def check(engine: Engine, call: Call) -> None:
     Raises InvalidRequest with the field, what was found and what is allowed.
     """
     if call.request.provider_options:
-        _check_options(call)
+        _check_options(call.request.provider_options)
     if isinstance(call.request, EmbedRequest):
         _check_embed(call, call.request, engine.settings.server.max_prompt_bytes)
         return
@@ -49,39 +50,56 @@ def check(engine: Engine, call: Call) -> None:
     call.messages = _messages(request)
     _check_size(call.messages, engine.settings.server.max_prompt_bytes)
     _check_numbers(request)
-    needs: set[Feature] | None = None
+    needs: set[Feature] = {"generate"}
     if request.temperature is not None or request.top_p is not None:
-        needs = {"generate", "sampling"}
+        needs.add("sampling")
     if request.system or len(call.messages) > 1 or any(type(part) is not Text for part in call.messages[0].parts):
-        needs = (needs or {"generate"}) | _message_needs(call.messages)
+        needs |= _message_needs(call.messages)
     if request.tools or request.tool_choice is not None:
-        needs = (needs or {"generate"}) | _tool_needs(request)
+        needs |= _tool_needs(request)
     if request.stop:
-        needs = (needs or {"generate"}) | {"stop"}
+        needs.add("stop")
         if len(request.stop) > _MOST_STOPS or not all(request.stop):
             raise InvalidRequest(f"stop has {len(request.stop)} entries; at most {_MOST_STOPS}, none empty, are allowed", field="stop")
     if request.seed is not None:
-        needs = (needs or {"generate"}) | {"seed"}
+        needs.add("seed")
     call.response_format = _response_format(call, request)
     if call.response_format is not None:
-        needs = (needs or {"generate"}) | _format_needs(call.response_format)
-    call.needs = _GENERATE if needs is None else frozenset(needs)
+        needs |= _format_needs(call.response_format)
+    call.needs = frozenset(needs)
 
 
-def _check_options(call: Call) -> None:
-    """Options win over what the sidecar writes, but for what it has to know: whom it pays, and how it must listen."""
-    options = call.request.provider_options
-    if "model" in options:
-        raise InvalidRequest(
-            f"provider_options.model is {str(options['model'])[:100]!r}; set model instead: policy, price and budget go by it",
-            field="provider_options.model",
-        )
-    streamed = call.operation == "stream"
-    if call.operation in ("generate", "stream") and options.get("stream", streamed) != streamed:
-        raise InvalidRequest(
-            f"provider_options.stream is {options['stream']!r}; leave it out and call {'Generate' if streamed else 'Stream'}",
-            field="provider_options.stream",
-        )
+# Keys of the providers' wires, without underscores and in small letters (Google takes both spellings), that say what a field of the
+# request says, and on which money, policy or the reading of the answer rests.
+_OWNED = {
+    **dict.fromkeys(("model", "models"), "model; policy, price and budget go by it"),
+    **dict.fromkeys(("messages", "contents", "prompt"), "prompt or messages"),
+    **dict.fromkeys(("input", "content"), "inputs, prompt or messages"),
+    **dict.fromkeys(("system", "systeminstruction"), "system"),
+    **dict.fromkeys(("maxtokens", "maxcompletiontokens", "maxoutputtokens", "numpredict", "npredict"), "max_output_tokens"),
+}
+_CALLS = ("stream", "streamoptions")
+_ANSWERS = ("n", "candidatecount")
+_NESTS = ("generationconfig", "options", "extrabody")  # objects of the wires in which these keys stand too
+
+
+def _check_options(options: Mapping[str, Any], path: str = "provider_options") -> None:
+    """Options win over what the sidecar writes, but for what it has to know: whom it pays, how much, and how it must listen."""
+    for key, value in options.items():
+        name, field = key.replace("_", "").lower(), f"{path}.{key}"
+        if name in _OWNED:
+            raise InvalidRequest(f"{field} {_found(name, value)}; leave it out and set {_OWNED[name]}", field=field)
+        if name in _CALLS:
+            raise InvalidRequest(f"{field} {_found(name, value)}; leave it out and call Generate or Stream", field=field)
+        if name in _ANSWERS and value != 1:
+            raise InvalidRequest(f"{field} {_found(name, value)}; expected 1: an answer is one text, call again for another", field=field)
+        if name in _NESTS and isinstance(value, Mapping):
+            _check_options(value, field)
+
+
+def _found(name: str, value: object) -> str:
+    """The value where it is a number or the model's name: others may be a prompt, which no message holds."""
+    return f"is {str(value)[:100]!r}" if name == "model" or isinstance(value, int | float) else "is set"
 
 
 def _check_embed(call: Call, request: EmbedRequest, most_bytes: int) -> None:

@@ -734,6 +734,9 @@ class GenerateRequest(_message.Message):
     @_builtins.property
     def provider_options(self) -> _struct_pb2.Struct:
         """Handed to the provider as they are, at the top level of its request, where they win. The caller answers for them.
+        Invalid is what a field of this request says and money, policy or the reading of the answer rest on, under any provider's name for
+        it and also inside `generationConfig`, `options` and `extra_body`: the model, the prompt, messages and system text, the limit of
+        output tokens, streaming, and more than one answer (`n`, `candidateCount`). The error names the field to set instead.
         The built-in `echo` reads: `delay_ms` (before the first piece), `piece_delay_ms`, `fail` (a reason: `rate_limit`,
         `unavailable`, `auth`, `quota`, `rejected`, `cut`, `garbled`, `stall`).
         """

@@ -13,13 +13,12 @@ import msgspec
 import openai as sdk
 import pytest
 
-from sidecar.call import Chunk, EmbedAsk, GenerateAsk, Image, Message, Text
+from sidecar.call import Chunk, EmbedAsk, GenerateAsk, Image, Message
 from sidecar.errors import (
     ProviderAuthFailed,
     ProviderError,
     ProviderGarbled,
     ProviderRateLimited,
-    ProviderRejected,
     ProviderTimeout,
     ProviderUnavailable,
     SettingsError,
@@ -86,13 +85,6 @@ def test_carries_an_images_detail() -> None:
     assert body["messages"] == [
         {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}}]}
     ]
-
-
-@pytest.mark.parametrize(("name", "value"), [("n", 2), ("stream", True)])
-def test_refuses_options_that_change_the_shape_of_the_answer(name: str, value: object) -> None:
-    ask = GenerateAsk(model="m", messages=(Message("user", (Text("x"),)),), stream=False, max_output_tokens=1, options={name: value})
-    with pytest.raises(ProviderRejected, match=rf"provider_options\.{name}"):
-        openai.request(ask)
 
 
 # --- what is no answer

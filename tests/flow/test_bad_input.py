@@ -155,16 +155,51 @@ async def test_bad_request(sidecar, case):
         assert got.partial is None or case == "echo_option"  # only echo itself can judge its options: it was asked
 
 
-@pytest.mark.parametrize("provider", ALL)
-async def test_option_that_turns_the_answer_inside_out(sidecar, upstream, fresh, provider):
-    model = fresh(provider)
-    got = await failed(sidecar.llm.Generate(ask(model=model, provider_options={"stream": True})))
-    assert (got.code, got.reason, got.field) == (INVALID, "INVALID_REQUEST", "provider_options.stream")
-    assert "Stream" in got.message
-    assert (
-        await stream_failed(sidecar.llm.Stream(ask(model=model, provider_options={"stream": False})))
-    ).field == "provider_options.stream"
+OWNED_OPTIONS = {
+    "model": "dearer",
+    "messages": [{"role": "user", "content": "secret"}],
+    "contents": [],
+    "prompt": "secret",
+    "system": "secret",
+    "system_instruction": {"parts": []},
+    "input": "secret",
+    "stream": True,
+    "stream_options": {"include_usage": False},
+    "n": 2,
+    "max_tokens": 100_000,
+    "max_completion_tokens": 100_000,
+    "max_output_tokens": 100_000,
+    "generationConfig.maxOutputTokens": 100_000,
+    "generation_config.max_output_tokens": 100_000,
+    "generationConfig.candidateCount": 4,
+    "options.num_predict": -1,
+    "extra_body.model": "dearer",
+}
+
+
+@pytest.mark.parametrize("name", OWNED_OPTIONS)
+async def test_option_that_the_request_has_a_field_for(sidecar, upstream, fresh, name):
+    model = fresh("compatible")
+    outer, dot, inner = name.partition(".")
+    options = {outer: {"x": 1, inner: OWNED_OPTIONS[name]} if dot else OWNED_OPTIONS[name]}
+    for got in (
+        await failed(sidecar.llm.Generate(ask(model=model, provider_options=options))),
+        await stream_failed(sidecar.llm.Stream(ask(model=model, provider_options=options))),
+        await failed(sidecar.llm.Embed(pb.EmbedRequest(model=model, inputs=["a"], provider_options=options))),
+    ):
+        assert (got.code, got.reason, got.field) == (INVALID, "INVALID_REQUEST", f"provider_options.{name}"), got
+        assert got.field in got.message
+        assert "secret" not in got.message
+        assert got.partial is None
     assert upstream.asked(model) == []
+
+
+async def test_options_that_only_look_like_fields_are_handed_on(sidecar, upstream, fresh):
+    model = fresh("compatible")
+    options = {"n": 1, "metadata": {"model": "mine"}, "logit_bias": {"17": -1}}
+    await sidecar.llm.Generate(ask(model=model, provider_options=options))
+    body = (await upstream.request(model)).body
+    assert {key: body[key] for key in options} == options
 
 
 async def test_huge_max_tokens_is_lowered_and_told(sidecar, upstream, fresh):
