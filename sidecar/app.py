@@ -208,7 +208,7 @@ class _Doors:
 def make_engine(settings: Settings, catalog: Catalog, log: Log) -> Engine:
     """Everything the stages work with; its providers are connected later."""
     breakers = Breakers(settings)
-    metrics = Metrics(catalog.nodes, lambda: breakers.states(time.monotonic_ns()))
+    metrics = Metrics(catalog.nodes, catalog.known_names, lambda: breakers.states(time.monotonic_ns()))
     return Engine(
         settings=settings,
         catalog=catalog,
@@ -274,7 +274,7 @@ class _Silence(Meter):
     """The warm-up call is nobody's: it is not counted."""
 
     def __init__(self) -> None:
-        super().__init__(Log("error"), Metrics((), list))
+        super().__init__(Log("error"), Metrics((), (), list))
 
 
 async def live_check(settings: Settings) -> list[tuple[str, bool, str]]:

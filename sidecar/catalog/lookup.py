@@ -83,6 +83,11 @@ class Catalog:
         hint = nearest(ref, self.models) or "; a model of your own server is asked for as <provider>/<model>"
         raise UnknownModel(f"no model is called {shown(ref)}{hint}", field="model")
 
+    @property
+    def known_names(self) -> frozenset[str]:
+        """Every model that the catalogue or a setting names, by id and by its provider's name: what a metric's label may show."""
+        return frozenset((*self.users, *self.models, *(model.name for model in self.models.values())))
+
     def node(self, service: str, name: str) -> Node:
         """The node's row; for an unknown one an empty row, which leaves everything to service and profile."""
         found = self.nodes.get(f"{service}.{name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -62,11 +62,14 @@ class _Series:
 class Metrics:
     """One registry, made at start; `registry` is what /metrics shows."""
 
-    def __init__(self, known_nodes: Iterable[str], breaker_states: Callable[[], list[tuple[str, str, str]]]) -> None:
-        """`known_nodes` are `service.node`; any other node or service a caller names is counted as `other`."""
+    def __init__(
+        self, known_nodes: Iterable[str], known_models: Container[str], breaker_states: Callable[[], list[tuple[str, str, str]]]
+    ) -> None:
+        """`known_nodes` are `service.node`, `known_models` ids and providers' names; others that callers name count as `other`."""
         self.registry = registry = CollectorRegistry()
         nodes = set(known_nodes)
         self._nodes = nodes
+        self._models = known_models
         self._services = {name.partition(".")[0] for name in nodes} | {"default"}
         self._series: dict[Where, _Series] = {}
         self.budget_warnings = Counter("llm_budget_warning_total", "Accounts that reached their warning threshold.", registry=registry)
@@ -74,7 +77,7 @@ class Metrics:
         self.in_flight = Gauge("llm_calls_in_flight", "Calls being answered now.", registry=registry)
         self._recent = Recent()
         registry.register(_Calls(self._series))
-        registry.register(_ReadOnDemand(breaker_states, self._recent))
+        registry.register(_ReadOnDemand(known_models, breaker_states, self._recent))
 
     def call(self, call: Call, duration_s: float) -> None:
         """Count one ended call."""
@@ -84,7 +87,7 @@ class Metrics:
             call.service if call.service in self._services else "other",
             "" if not call.node_name else call.node_name if node in self._nodes else "other",
             served.model.provider if served else "",
-            served.model.id if served else "",
+            "" if served is None else served.model.id if served.model.id in self._models else "other",
         )
         series = self._series.get(where)
         if series is None:
@@ -138,7 +141,8 @@ class _Calls(Collector):
 class _ReadOnDemand(Collector):
     """Figures that are worked out when somebody looks, so that nobody needs to keep them up to date."""
 
-    def __init__(self, breaker_states: Callable[[], list[tuple[str, str, str]]], recent: Recent) -> None:
+    def __init__(self, known_models: Container[str], breaker_states: Callable[[], list[tuple[str, str, str]]], recent: Recent) -> None:
+        self._known_models = known_models
         self._breaker_states = breaker_states
         self._recent = recent
 
@@ -152,8 +156,14 @@ class _ReadOnDemand(Collector):
         for where, nano_usd in self._recent.cost_today(now).items():
             cost.add_metric(where, nano_usd / 1e9)
         yield cost
-        states = GaugeMetricFamily("llm_circuit_breaker_state", "0 closed, 1 half open, 2 open.", labels=("service", "provider", "model"))
+        worst: dict[tuple[str, str, str], int] = {}
         for service, model, state in self._breaker_states():
             provider, _, name = model.partition("/")
-            states.add_metric((service, provider, name), _STATES[state])
+            known = name in self._known_models or model in self._known_models
+            labels = (service, provider, name if known else "other")
+            worst[labels] = max(worst.get(labels, 0), _STATES[state])
+        help_text = "0 closed, 1 half open, 2 open; the worst one for models that only callers know."
+        states = GaugeMetricFamily("llm_circuit_breaker_state", help_text, labels=("service", "provider", "model"))
+        for labels, value in worst.items():
+            states.add_metric(labels, value)
         yield states

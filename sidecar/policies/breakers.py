@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from sidecar._core import Breaker
 from sidecar.settings import Service, Settings
 
-_MOST = 4096  # callers choose the names of models at open servers; the memory must not grow with them
+_MOST = 1_000  # callers choose the names of models at open servers; the memory must not grow with them
 
 
 class Breakers:
@@ -14,7 +16,7 @@ class Breakers:
     def __init__(self, settings: Settings) -> None:
         self._services = settings.services
         self._default = Service()
-        self._breakers: dict[tuple[str, str], Breaker] = {}
+        self._breakers: OrderedDict[tuple[str, str], Breaker] = OrderedDict()  # the longest unused first
 
     def of(self, service: str, model: str) -> Breaker:
         """`model` is provider/name. A service that settings do not name shares one set of breakers with its like."""
@@ -23,10 +25,18 @@ class Breakers:
         found = self._breakers.get(key)
         if found is None:
             if len(self._breakers) >= _MOST:
-                del self._breakers[next(iter(self._breakers))]
+                self._forget_one()
             rule = self._services.get(service, self._default)
             found = self._breakers[key] = Breaker(failures=rule.breaker_failures, open_ns=rule.breaker_open_ms * 1_000_000)
+        else:
+            self._breakers.move_to_end(key)
         return found
+
+    def _forget_one(self) -> None:
+        """The longest unused one that is closed; an open one, which still protects somebody, only where all are open."""
+        # At time 0 no pause is over, so that an open one is open even if its trial is due.
+        closed = (key for key, breaker in self._breakers.items() if breaker.state(0) == "closed")
+        del self._breakers[next(closed, next(iter(self._breakers)))]
 
     def states(self, now_ns: int) -> list[tuple[str, str, str]]:
         """(service, model, state) of each breaker in use, for metrics."""

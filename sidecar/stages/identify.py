@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from sidecar.call import Call, Caller
 from sidecar.engine import Engine
 from sidecar.errors import InvalidRequest
@@ -10,15 +12,18 @@ _LONGEST = 256  # bytes of one name
 _MOST_TAGS = 16
 _FIELDS = ("service", "node", "tenant", "user", "plan", "run", "agent")
 _NOBODY = Caller()
+# Version, trace, parent, flags; the trace is not all zeros, and a later version may have more after it.
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
 
 def identify(engine: Engine, call: Call) -> None:
-    """Find out on whose behalf the call is made; the message wins over metadata, metadata over defaults.
+    """Find out on whose behalf the call is made, and of which model; the message wins over metadata, metadata over defaults.
 
     Writes service, node_name, node, tenant, user, plan, run, agent, trace_id. Raises InvalidRequest for names that are too long,
     hold control characters, or contradict each other.
     """
     caller = call.request.caller
+    _name(call.request.model, "model")
     if caller is not _NOBODY:
         _checked(caller)
     metadata = call.metadata
@@ -70,5 +75,5 @@ def _name(value: str, field: str) -> str:
 
 def _trace_id(traceparent: str) -> str:
     """The trace id of a W3C traceparent (https://www.w3.org/TR/trace-context/), or nothing if it is none."""
-    parts = traceparent.split("-")
-    return parts[1] if len(parts) >= 4 and len(parts[1]) == 32 and parts[1].isalnum() else ""
+    found = _TRACEPARENT.fullmatch(traceparent)
+    return found[1] if found is not None else ""

@@ -112,6 +112,8 @@ BAD = {
     "unknown_model": (ask(model="gpt-4oo"), "UNKNOWN_MODEL", "model", ("gpt-4oo", "gpt-4o")),
     "unknown_provider": (ask(model="opnai/gpt-4o"), "UNKNOWN_MODEL", "model", ("opnai", "openai")),
     "unknown_model_of_a_provider": (ask(model="openai/gpt-4oo"), "UNKNOWN_MODEL", "model", ("gpt-4oo", "gpt-4o")),
+    "model_too_long": (ask(model="m" * 300), "INVALID_REQUEST", "model", ("300 bytes", "256")),
+    "model_with_newline": (ask(model="compatible/a\nb"), "INVALID_REQUEST", "model", ("a\\nb", "printable")),
     "tenant_too_long": (ask(caller=pb.Caller(tenant="x" * 300)), "INVALID_REQUEST", "caller.tenant", ("300", "256")),
     "tenant_with_newline": (ask(caller=pb.Caller(tenant="a\nb")), "INVALID_REQUEST", "caller.tenant", ("a\\nb",)),
     "node_of_another_service": (ask(caller=pb.Caller(service="a", node="b.c")), "INVALID_REQUEST", "caller.node", ("b.c", "'a'")),

@@ -9,7 +9,7 @@ from sidecar import errors
 from sidecar.call import Chunk
 from sidecar.observe import Log
 from sidecar.observe.recent import Recent
-from tests.unit.fakes import DONE, Bench, caller
+from tests.unit.fakes import DONE, Bench, FakeProvider, caller
 
 WHERE = 'model="{}",node="react_agent",provider="{}",service="core"'
 GPT = WHERE.format("gpt-4o", "openai")
@@ -62,6 +62,23 @@ async def test_names_that_callers_invent_make_no_new_series():
     text = await exposition(bench)
     assert "svc" not in text
     assert 'service="other"' in text
+
+
+async def test_models_that_callers_invent_make_no_new_series():
+    bench = Bench(SIDECAR_PROVIDERS__VLLM__BASE_URL="http://127.0.0.1:1/v1", MODEL_RAG_ANSWER="vllm/ours")
+    bench.engine.providers["vllm"] = FakeProvider("vllm", (Chunk(text="hi"), DONE))
+    await bench.run(model="vllm/ours")
+    before = len((await exposition(bench)).splitlines())
+    for number in range(5_000):
+        await bench.run(model=f"vllm/invented{number}", caller=caller("core.react_agent", tenant=f"t{number}"))
+    await bench.run(model="vllm/ours")
+    text = await exposition(bench)
+    assert "invented" not in text
+    assert f'llm_request_total{{{WHERE.format("other", "vllm")},status="ok"}} 5000.0' in text
+    assert f'llm_request_total{{{WHERE.format("vllm/ours", "vllm")},status="ok"}} 2.0' in text
+    assert 'llm_circuit_breaker_state{model="ours",provider="vllm",service=""} 0.0' in text
+    assert len(text.splitlines()) < 2 * before
+    assert len(bench.engine.breakers.states(0)) <= 1_000
 
 
 async def test_log_line_has_the_figures_and_no_content(capfdbinary):
