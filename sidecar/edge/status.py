@@ -16,7 +16,15 @@ from sidecar.v1 import errors_pb2
 
 DOMAIN = "llm-sidecar"
 DETAILS_KEY = "grpc-status-details-bin"
-_LONGEST_PARTIAL = 2 * 1024  # characters of text in trailers; HTTP/2 peers commonly refuse trailers above 8 KiB
+
+# Peers refuse trailers above 8 KiB and then report that instead of our error. They count each name and value and 32 bytes more (RFC 9113,
+# 6.5.2), grpc-message percent-encoded (up to 3 bytes for 1), the details in base64 (4 for 3): 3 * 512 + 4/3 * 4,608 + 300 for the rest.
+_MOST_STATUS = 4_608  # bytes of the serialised google.rpc.Status
+_MOST_MESSAGE = 512  # bytes
+_MOST_NAME = 200  # bytes of each value that a caller or a provider may have made long: models, accounts, fields, codes
+_MOST_TRIES = 1_024  # bytes of Partial.attempts
+_MOST_TEXT = 2_048  # bytes of Partial.text
+_FRAME = 64  # bytes around a detail: its type's address, tags and lengths
 
 CODES: dict[str, StatusCode] = {
     "INVALID_REQUEST": StatusCode.INVALID_ARGUMENT,
@@ -56,6 +64,7 @@ def status_of(error: SidecarError, call: Call | None) -> tuple[StatusCode, str, 
     code = CODES[error.reason]
     if call is not None and call.sent and isinstance(error, ProviderError):
         code = StatusCode.DATA_LOSS
+    message = _cut(error.message, _MOST_MESSAGE)
     facts = {"retryable": "true" if error.retryable else "false"}
     if call is not None:
         facts["id"] = call.id
@@ -63,7 +72,8 @@ def status_of(error: SidecarError, call: Call | None) -> tuple[StatusCode, str, 
             facts["provider"], facts["model"] = call.served.model.provider, call.served.model.id
     details: list[Message] = []
     if isinstance(error, RequestError) and error.field:
-        details.append(BadRequest(field_violations=[BadRequest.FieldViolation(field=error.field, description=error.message)]))
+        field = _cut(error.field, _MOST_NAME)
+        details.append(BadRequest(field_violations=[BadRequest.FieldViolation(field=field, description=message)]))
     if isinstance(error, ProviderError):
         facts |= {name: value for name, value in (("provider_code", error.code), ("provider_request_id", error.request_id)) if value}
         if error.status:
@@ -77,31 +87,56 @@ def status_of(error: SidecarError, call: Call | None) -> tuple[StatusCode, str, 
             "asked": str(error.asked),
         }
         facts["mode"] = "manual"
-        details.append(QuotaFailure(violations=[QuotaFailure.Violation(subject=error.account, description=error.message)]))
+        subject = _cut(error.account, _MOST_NAME)
+        details.append(QuotaFailure(violations=[QuotaFailure.Violation(subject=subject, description=message)]))
     if error.retry_after_ms is not None:
         wait = Duration()
         wait.FromMilliseconds(error.retry_after_ms)
         details.append(RetryInfo(retry_delay=wait))
-    if call is not None and call.attempts:
-        details.append(_partial(call))
+    facts = {name: _cut(value, _MOST_NAME) for name, value in facts.items()}
     details.insert(0, ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts))
-    status = Status(code=code.value[0], message=error.message, details=[_any(detail) for detail in details])
-    return code, error.message, status.SerializeToString()
+    status = Status(code=code.value[0], message=message, details=[_any(detail) for detail in details])
+    if call is not None and call.attempts:
+        status.details.append(_any(_partial(call, _MOST_STATUS - status.ByteSize() - _FRAME)))
+    return code, message, status.SerializeToString()
 
 
-def _partial(call: Call) -> errors_pb2.Partial:
+def _partial(call: Call, room: int) -> errors_pb2.Partial:
+    """What came and what it cost, in at most `room` bytes: the price first, then tries, text and tool calls as far as they fit."""
     answer, served = call.answer, call.served
-    text = answer.text if answer is not None else ""
-    return errors_pb2.Partial(
+    partial = errors_pb2.Partial(
         id=call.id,
-        text=text if len(text) <= _LONGEST_PARTIAL else text[:_LONGEST_PARTIAL] + "…",
-        tool_calls=tool_call_messages(answer) if answer is not None else (),
         usage=usage_message(call),
         cost=cost_message(call),
-        attempts=attempts_message(call),
-        model=served.model.id if served else "",
-        provider=served.model.provider if served else "",
+        model=_cut(served.model.id, _MOST_NAME) if served else "",
+        provider=_cut(served.model.provider, _MOST_NAME) if served else "",
     )
+    tries = attempts_message(call)
+    while sum(tried.ByteSize() + 4 for tried in tries) > _MOST_TRIES:
+        del tries[0]
+    partial.attempts.extend(tries)
+    if answer is None:
+        return partial
+    partial.text = _cut(answer.text, min(_MOST_TEXT, room - partial.ByteSize() - _FRAME))
+    for called in tool_call_messages(answer):
+        left = room - partial.ByteSize() - _FRAME
+        if called.ByteSize() > left:
+            called.signature = ""  # worth nothing unless whole
+            head = called.ByteSize() - len(called.arguments.encode())
+            if head + _MOST_NAME <= left:
+                called.arguments = _cut(called.arguments, left - head)
+                partial.tool_calls.append(called)
+            break
+        partial.tool_calls.append(called)
+    return partial
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    """The text if it has room, else its beginning in whole characters and `…`. What is no Unicode, half an emoji, becomes `?`."""
+    data = text.encode(errors="replace")
+    if len(data) > most_bytes:
+        data = data[: most_bytes - 3].decode(errors="ignore").encode() + "…".encode()
+    return data.decode()
 
 
 def _any(message: Message) -> Any:

@@ -138,7 +138,11 @@ Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
 class Partial(_message.Message):
-    """What a failed call had produced and spent. A detail of the status once anything was sent to a provider."""
+    """What a failed call had produced and spent. A detail of the status once anything was sent to a provider.
+
+    HTTP/2 peers refuse large trailers, so all details together stay below 4,608 bytes, and messages (512 bytes) and names (200 bytes) in
+    them too: what is longer is cut at a whole character and ends with `…`. A stream's reader has seen all of the answer already.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -153,16 +157,16 @@ class Partial(_message.Message):
     id: _builtins.str
     """The call's id."""
     text: _builtins.str
-    """The text so far, at most its first 2,048 characters (HTTP/2 peers refuse large trailers); then it ends with `…`. A stream's
-    reader has seen all of it already.
-    """
+    """The text so far: at most its first 2,048 bytes of UTF-8."""
     model: _builtins.str
     """The model that was answering. Empty: none had begun."""
     provider: _builtins.str
     """Its provider."""
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[_llm_pb2.ToolCall]:
-        """Tool calls so far; the last one's arguments may be incomplete."""
+        """Tool calls so far, as many as there is room for. The last one's arguments may be incomplete: the provider's doing, or cut here; then
+        it has no signature either.
+        """
 
     @_builtins.property
     def usage(self) -> _llm_pb2.Usage:
@@ -174,7 +178,7 @@ class Partial(_message.Message):
 
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[_llm_pb2.Attempt]:
-        """Every try, in order."""
+        """Every try, in order; of very many the last ones."""
 
     def __init__(
         self,
