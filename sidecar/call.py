@@ -14,6 +14,7 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from sidecar.answer import Answer
     from sidecar.catalog import Model, Node
+    from sidecar.counting import Size
     from sidecar.errors import SidecarError
     from sidecar.providers import Provider
 
@@ -372,8 +373,8 @@ class Call:
         self.messages: tuple[Message, ...] = ()
         self.needs: frozenset[Feature] = frozenset()
         self.response_format: ResponseFormat | None = None
-        # count: tokens of the prompt by tokenizer, filled as candidates ask for it
-        self.size: Callable[[Model], tuple[int, bool]] | None = None
+        # count: tokens of the prompt by model, filled as candidates ask for it
+        self.size: Callable[[Model], Size] | None = None
         # choose
         self.candidates: tuple[Candidate, ...] = ()
         self.skipped: tuple[Skipped, ...] = ()

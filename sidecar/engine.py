@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from sidecar._core import Ledger
-from sidecar.call import Feature
 
 if TYPE_CHECKING:
     from sidecar.catalog import Catalog
@@ -43,7 +42,3 @@ class Engine(Struct, frozen=True):
     clock_ns: Callable[[], int]
     wall_ns: Callable[[], int]
     random: Callable[[], float]
-
-
-# Needs that a provider's wire carries without the model having a say.
-WIRE_FEATURES: frozenset[Feature] = frozenset({"system", "image_url", "stop", "seed", "tool_choice"})

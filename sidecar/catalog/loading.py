@@ -120,6 +120,7 @@ def _model(name: str, row: ModelRow, settings: Settings) -> Model:
         retires_on=row.retires_on,
         successor=row.successor,
         dimensions=row.dimensions,
+        max_dimensions=row.max_dimensions or row.dimensions,
         tier=row.tier or "standard",
         requests_per_minute=row.requests_per_minute,
         tokens_per_minute=row.tokens_per_minute,

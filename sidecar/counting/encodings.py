@@ -12,10 +12,36 @@ Encoding = Literal["o200k_base", "cl100k_base"]
 Count = Callable[[str], int]
 
 
+class TooMany(Exception):
+    """The texts hold more tokens than their limit; nobody knows how many."""
+
+
+@lru_cache(maxsize=2)
+def _opened(encoding: Encoding) -> TokenCounter:
+    """Opening the tables takes milliseconds, so it waits for the first text."""
+    return TokenCounter(encoding)
+
+
 @lru_cache(maxsize=2)
 def counter(encoding: Encoding) -> Count:
-    """Count the tokens of a text. Opening the tables takes milliseconds, so it waits for the first text."""
-    return TokenCounter(encoding).count
+    """Count the tokens of a text."""
+    return _opened(encoding).count
+
+
+def bounded(encoding: Encoding, limit: int) -> Count:
+    """Count texts of up to `limit` tokens together, then raise TooMany: the longest text costs no more time than one that fits."""
+    count_at_most = _opened(encoding).count_at_most
+    left = limit
+
+    def count(text: str) -> int:
+        nonlocal left
+        tokens = count_at_most(text, left)
+        if tokens is None:
+            raise TooMany
+        left -= tokens
+        return tokens
+
+    return count
 
 
 def once(count: Count) -> Count:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from sidecar.call import Image, Message, ResponseFormat, Text, Tool, ToolCall, ToolResult
 from sidecar.counting import images
-from sidecar.counting.encodings import Count, Encoding, counter
+from sidecar.counting.encodings import Count, Encoding
 
 _DIGITS = b"0123456789"
 _CAPITALS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -30,13 +30,15 @@ class Family(Struct, frozen=True):
     """How a family's count of a text and of a request follows from OpenAI's of the text.
 
     `factor` is for Latin script, `factor_other` for the rest; the extras are tokens per character of that kind. `per_byte` is the
-    least, for runs of one character, which OpenAI's vocabularies hold whole. The other figures are tokens of the request's frame.
+    least, for runs of one character, which OpenAI's vocabularies hold whole. An estimate is taken to be at most `surplus` times the truth.
+    The other figures are tokens of the request's frame.
     """
 
     encoding: Encoding
     factor: float
     factor_other: float
     image: Callable[[Image, str], int]
+    surplus: float = 1.5
     digit: float = 0.0
     capital: float = 0.0
     underscore: float = 0.0
@@ -52,9 +54,8 @@ class Family(Struct, frozen=True):
     schema: int | None = 0  # None: the provider does not count it
 
 
-def text_count(family: Family) -> Count:
-    """The family's count of a text, rounded up."""
-    base = counter(family.encoding)
+def text_count(family: Family, base: Count) -> Count:
+    """The family's count of a text, rounded up, never below `base`, which counts in the family's encoding."""
     extras = [(family.digit, _DIGITS), (family.capital, _CAPITALS), (family.underscore, b"_")]
     scripts = [(family.indic, _INDIC_AND_THAI), (family.georgian, _GEORGIAN_ETHIOPIC_KHMER)]
     extras, scripts = [e for e in extras if e[0]], [e for e in scripts if e[0]]
@@ -151,6 +152,7 @@ _LLAMA = Family(
     encoding="cl100k_base",
     factor=1.0,
     factor_other=1.0,
+    surplus=2.5,
     image=lambda image, _: images.open_model(image),
     request=20,
     message=5,
@@ -162,6 +164,7 @@ _LLAMA = Family(
 _DEAREST = replace(
     _CLAUDE_4_7,
     factor_other=1.3,
+    surplus=3.5,  # Llama's, times the dearest factor
     digit=0.34,
     image=lambda image, _: max(images.open_model(image), images.claude(image, 2576, 4784), images.gemini(image, "gemini-2")),
     request=20,

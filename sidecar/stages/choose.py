@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from sidecar.call import Call, Candidate, EmbedRequest, Skipped
+from sidecar.call import Call, Candidate, EmbedRequest, Feature, Skipped
 from sidecar.catalog import Model
-from sidecar.engine import WIRE_FEATURES, Engine
+from sidecar.counting import Size
+from sidecar.engine import Engine
 from sidecar.errors import NoCandidate, PromptTooLong, UnsupportedFeature
 
 _DEFAULT_OUTPUT_TOKENS = 4096  # as most rows of the portfolio
+_LEAST_OUTPUT_TOKENS = 1024  # of an answer's limit, an estimate of the prompt does not take these: it may be far above the truth
+
+# Needs that a provider's wire carries without the model having a say.
+_WIRE_FEATURES: frozenset[Feature] = frozenset({"system", "image_url", "stop", "seed", "tool_choice"})
 
 
 def choose(engine: Engine, call: Call) -> None:
@@ -27,21 +32,17 @@ def choose(engine: Engine, call: Call) -> None:
     for choice in preferred.choices:
         model = choice.model
         provider = engine.providers[model.provider]
-        lack = call.needs - provider.features | (call.needs - WIRE_FEATURES - model.capabilities)
-        if lack:
-            lacking = f"{model.id} cannot do {', '.join(sorted(lack))}"
+        lacking_here = _lacking(call, model, provider.features)
+        if lacking_here:
+            lacking = lacking_here
             skipped.append(Skipped(model.id, lacking))
             continue
-        tokens, estimated = call.size(model)
-        most = _most_output(call, model)
-        room = model.context_tokens
-        # The output limit is a ceiling, not a wish: it shrinks to what the prompt leaves, and only an explicit one is held to.
-        if room and tokens >= room:
-            too_long = f"{model.id} takes in {room} tokens and the prompt has {'about ' if estimated else ''}{tokens}"
+        size = call.size(model)
+        if size.over:
+            too_long = _too_long(call, model, size)
             skipped.append(Skipped(model.id, too_long))
             continue
-        if room:
-            most = min(most, room - tokens)
+        tokens, estimated, most = size.tokens, size.estimated, _most_output(call, model, size)
         candidates.append(
             Candidate(
                 model,
@@ -61,7 +62,25 @@ def choose(engine: Engine, call: Call) -> None:
     call.notices.extend(preferred.notices)
 
 
-def _most_output(call: Call, model: Model) -> int:
+def _lacking(call: Call, model: Model, features: frozenset[Feature]) -> str:
+    """What the request needs and the model or its provider cannot do; "" if they can do it all."""
+    lack = call.needs - features | (call.needs - _WIRE_FEATURES - model.capabilities)
+    if lack:
+        return f"{model.id} cannot do {', '.join(sorted(lack))}"
+    asked = call.request.dimensions if isinstance(call.request, EmbedRequest) else None
+    if asked is not None and model.max_dimensions is not None and asked > model.max_dimensions:
+        return f"{model.id} gives at most {model.max_dimensions} dimensions, not {asked}"
+    return ""
+
+
+def _too_long(call: Call, model: Model, size: Size) -> str:
+    what = "one of the inputs" if isinstance(call.request, EmbedRequest) else "the prompt"
+    known = f"{'about ' if size.estimated else ''}{size.tokens}" if size.tokens > model.context_tokens else "more"
+    return f"{model.id} takes in {model.context_tokens} tokens and {what} has {known}"
+
+
+def _most_output(call: Call, model: Model, size: Size) -> int:
+    """The output limit for this model. It is a ceiling, not a wish: it shrinks to what the prompt leaves, down to 1."""
     request = call.request
     if isinstance(request, EmbedRequest):
         return 0
@@ -69,11 +88,14 @@ def _most_output(call: Call, model: Model) -> int:
     limit = model.max_output_tokens
     if most is None:
         most = (call.node.max_output_tokens if call.node is not None else None) or _DEFAULT_OUTPUT_TOKENS
-        return min(most, limit) if limit else most
-    if limit and most > limit:
+        most = min(most, limit) if limit else most
+    elif limit and most > limit:
         call.notices.append(f"max_output_tokens {most} is more than {model.id} can give; it was lowered to {limit}")
-        return limit
-    return most
+        most = limit
+    if not model.context_tokens:
+        return most
+    least = min(_LEAST_OUTPUT_TOKENS, model.context_tokens // 4) if size.estimated else 1
+    return min(most, max(model.context_tokens - size.tokens, least, 1))
 
 
 def _refuse(call: Call, lacking: str, too_long: str) -> None:

@@ -60,7 +60,7 @@ BAD = {
     ),
     "prompt_and_messages": (ask(messages=[user(text())]), "INVALID_REQUEST", "prompt", ("prompt", "messages", "both")),
     "five_megabytes": (ask(prompt="x" * 5_000_000), "INVALID_REQUEST", "prompt", ("5000000", "4194304")),
-    "over_the_context": (ask(model="compatible-small", prompt="word " * 300), "PROMPT_TOO_LONG", "prompt", ("200", "compatible-small")),
+    "over_the_context": (ask(model="compatible-small", prompt="word " * 1000), "PROMPT_TOO_LONG", "prompt", ("200", "compatible-small")),
     "image_without_vision": (
         ask(model="compatible-blind", prompt="", messages=[user(text(), PNG)]),
         "UNSUPPORTED_FEATURE", "messages", ("image", "compatible-blind"),
@@ -224,7 +224,7 @@ BAD_TEXTS = {
         "model",
         ("text-embedding-4", "text-embedding-3"),
     ),
-    "over_the_context": (pb.EmbedRequest(model="compatible-small", inputs=["word " * 300]), "PROMPT_TOO_LONG", "inputs", ("200",)),
+    "over_the_context": (pb.EmbedRequest(model="compatible-small", inputs=["word " * 1000]), "PROMPT_TOO_LONG", "inputs", ("200",)),
 }
 
 
