@@ -28,12 +28,16 @@ class Calls:
         """Count the call, until `end`. Raises NotReady before the first and Draining after the last that is taken."""
         if self.draining:
             raise Draining("the sidecar is stopping and takes no new calls; call again: another one answers", retry_after_ms=1000)
-        if not self.ready:
-            raise NotReady("the sidecar is starting; try again after a moment, or wait for health to say SERVING", retry_after_ms=500)
+        self.require_ready()
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  (a coroutine always runs in one)
         self._tasks[call] = task
         self._idle.clear()
+
+    def require_ready(self) -> None:
+        """Raises NotReady as long as providers are being connected."""
+        if not self.ready:
+            raise NotReady("the sidecar is starting; try again after a moment, or wait for health to say SERVING", retry_after_ms=500)
 
     def end(self, call: Call) -> None:
         """The call has ended, well or not."""

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
-
-import grpc
 
 from sidecar import VERSION
 from sidecar.call import Call, Candidate
 from sidecar.catalog import Model
 from sidecar.edge.calls import Calls
-from sidecar.edge.rpc import either_request, fail, make_call
-from sidecar.edge.wire import duration
+from sidecar.edge.rescue import Context, Rescue
+from sidecar.edge.rpc import either_request, make_call
+from sidecar.edge.wire import duration, set_cost
 from sidecar.engine import Engine
-from sidecar.errors import SidecarError
 from sidecar.pipeline import plan
-from sidecar.v1 import llm_pb2, ops_pb2_grpc
 from sidecar.v1 import ops_pb2 as pb
-
-Context = grpc.aio.ServicerContext[Any, Any]
+from sidecar.v1 import ops_pb2_grpc
 
 
 class OpsService(ops_pb2_grpc.OpsServiceServicer):
@@ -34,16 +29,17 @@ class OpsService(ops_pb2_grpc.OpsServiceServicer):
         self._started = time.monotonic()
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:  # noqa: N802
-        now = time.monotonic()
-        return pb.GetStatusResponse(
-            version=VERSION,
-            uptime=duration(now - self._started),
-            providers=[self._provider(name, now) for name in sorted({*self._engine.settings.providers, *self._engine.providers})],
-            calls_in_flight=len(self._calls),
-            draining=self._calls.draining,
-            environment=self._engine.settings.profile.name,
-            notices=self._notices,
-        )
+        async with Rescue(context, self._engine.meter.log):
+            now = time.monotonic()
+            return pb.GetStatusResponse(
+                version=VERSION,
+                uptime=duration(now - self._started),
+                providers=[self._provider(name, now) for name in sorted({*self._engine.settings.providers, *self._engine.providers})],
+                calls_in_flight=len(self._calls),
+                draining=self._calls.draining,
+                environment=self._engine.settings.profile.name,
+                notices=self._notices,
+            )
 
     def _provider(self, name: str, now: float) -> pb.ProviderStatus:
         settings = self._engine.settings.providers.get(name)
@@ -61,8 +57,9 @@ class OpsService(ops_pb2_grpc.OpsServiceServicer):
         return status
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:  # noqa: N802
-        models = sorted(self._engine.catalog.models.values(), key=lambda m: (m.provider, m.id))
-        return pb.ListModelsResponse(models=[self._model(m) for m in models if request.provider in ("", m.provider)])
+        async with Rescue(context, self._engine.meter.log):
+            models = sorted(self._engine.catalog.models.values(), key=lambda m: (m.provider, m.id))
+            return pb.ListModelsResponse(models=[self._model(m) for m in models if request.provider in ("", m.provider)])
 
     def _model(self, model: Model) -> pb.Model:
         return pb.Model(
@@ -80,23 +77,21 @@ class OpsService(ops_pb2_grpc.OpsServiceServicer):
         )
 
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:  # noqa: N802
-        call: Call | None = None
-        try:
-            call = make_call(self._engine, "count_tokens", either_request(request), context, None)
+        async with Rescue(context, self._engine.meter.log) as rescue:
+            rescue.call = call = make_call(self._engine, "count_tokens", either_request(request), context, None)
+            self._calls.require_ready()
             plan(self._engine, call)
-        except SidecarError as error:
-            await fail(context, error, call)
-            raise
-        dearest = max(call.candidates, key=lambda c: c.max_nano_usd)
-        return pb.ExplainResponse(
-            candidates=[_candidate(c) for c in call.candidates],
-            skipped=[pb.Skipped(model=s.model, reason=s.reason) for s in call.skipped],
-            max_cost=_cost(dearest),
-            accounts=self._accounts(call, dearest.max_nano_usd, max(c.input_tokens + c.max_output_tokens for c in call.candidates)),
-            notices=call.notices,
-            service=call.service,
-            node=call.node_name,
-        )
+            dearest = max(call.candidates, key=lambda c: c.max_nano_usd)
+            response = pb.ExplainResponse(
+                candidates=[_candidate(c) for c in call.candidates],
+                skipped=[pb.Skipped(model=s.model, reason=s.reason) for s in call.skipped],
+                accounts=self._accounts(call, dearest.max_nano_usd, max(c.input_tokens + c.max_output_tokens for c in call.candidates)),
+                notices=call.notices,
+                service=call.service,
+                node=call.node_name,
+            )
+            set_cost(response.max_cost, dearest.max_nano_usd, dearest.model)
+            return response
 
     def _accounts(self, call: Call, nano_usd: int, tokens: int) -> list[pb.AccountView]:
         now_ns = self._engine.wall_ns()
@@ -115,25 +110,22 @@ class OpsService(ops_pb2_grpc.OpsServiceServicer):
         return views
 
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:  # noqa: N802
-        return pb.DrainResponse(calls_in_flight=await self._drain())
+        async with Rescue(context, self._engine.meter.log):
+            return pb.DrainResponse(calls_in_flight=await self._drain())
 
 
 def _candidate(candidate: Candidate) -> pb.Candidate:
-    return pb.Candidate(
+    found = pb.Candidate(
         model=candidate.model.id,
         provider=candidate.model.provider,
         reason=candidate.reason,
         input_tokens=candidate.input_tokens,
         estimated=candidate.estimated,
         max_output_tokens=candidate.max_output_tokens,
-        max_cost=_cost(candidate),
         fallback=candidate.fallback,
     )
-
-
-def _cost(candidate: Candidate) -> llm_pb2.Cost:
-    as_of = candidate.model.as_of
-    return llm_pb2.Cost(nano_usd=candidate.max_nano_usd, as_of=as_of.isoformat() if as_of is not None else "")
+    set_cost(found.max_cost, candidate.max_nano_usd, candidate.model)
+    return found
 
 
 def _usd(pico_per_token: int) -> str:

@@ -12,15 +12,21 @@ import grpc
 from sidecar.call import Call, Chunk, EmbedRequest, GenerateRequest, Operation, Send, Start
 from sidecar.edge.calls import Calls
 from sidecar.edge.pace import Pace
-from sidecar.edge.status import DETAILS_KEY, status_of
-from sidecar.edge.wire import delta_events, embed_request, embed_response, generate_request, generate_response, start_event
+from sidecar.edge.rescue import Context, Rescue
+from sidecar.edge.wire import (
+    count_response,
+    delta_events,
+    embed_request,
+    embed_response,
+    generate_request,
+    generate_response,
+    start_event,
+)
 from sidecar.engine import Engine
-from sidecar.errors import Cancelled, InvalidRequest, SidecarError
+from sidecar.errors import Cancelled, InvalidRequest
 from sidecar.pipeline import plan, run
 from sidecar.v1 import llm_pb2 as pb
 from sidecar.v1 import llm_pb2_grpc
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 _METADATA = frozenset({"traceparent", *(f"x-sidecar-{name}" for name in ("service", "node", "tenant", "user", "plan", "run", "agent"))})
 _MARGIN = 0.05  # share of the caller's time kept back, at most 50 ms, so that our status arrives before its deadline does
@@ -35,14 +41,10 @@ class LLMService(llm_pb2_grpc.LLMServiceServicer):
         self._pace = Pace()
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:  # noqa: N802
-        call: Call | None = None
-        try:
-            call = make_call(self._engine, "generate", generate_request(request), context, None)
+        async with Rescue(context, self._engine.meter.log) as rescue:
+            rescue.call = call = make_call(self._engine, "generate", generate_request(request), context, None)
             await self._run(call)
             return generate_response(call, time.monotonic(), with_text=True)
-        except SidecarError as error:
-            await fail(context, error, call)
-            raise
 
     async def Stream(self, request: pb.GenerateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         call: Call | None = None
@@ -66,49 +68,29 @@ class LLMService(llm_pb2_grpc.LLMServiceServicer):
 
         pace.begin()
         try:
-            call = make_call(self._engine, "stream", generate_request(request), context, send)
-            await self._run(call)
-            await write(pb.StreamEvent(end=generate_response(call, time.monotonic(), with_text=False)))
-        except SidecarError as error:
-            await fail(context, error, call)
+            async with Rescue(context, self._engine.meter.log) as rescue:
+                rescue.call = call = make_call(self._engine, "stream", generate_request(request), context, send)
+                await self._run(call)
+                await write(pb.StreamEvent(end=generate_response(call, time.monotonic(), with_text=False)))
         finally:
             pace.end()
             call = None  # it holds `send`, which holds it: only the garbage collector would free the two
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:  # noqa: N802
-        call: Call | None = None
-        try:
-            call = make_call(self._engine, "embed", embed_request(request), context, None)
+        async with Rescue(context, self._engine.meter.log) as rescue:
+            rescue.call = call = make_call(self._engine, "embed", embed_request(request), context, None)
             await self._run(call)
             return embed_response(call, time.monotonic())
-        except SidecarError as error:
-            await fail(context, error, call)
-            raise
 
     async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:  # noqa: N802
-        call: Call | None = None
-        try:
-            call = make_call(self._engine, "count_tokens", either_request(request), context, None)
+        async with Rescue(context, self._engine.meter.log) as rescue:
+            rescue.call = call = make_call(self._engine, "count_tokens", either_request(request), context, None)
             self._calls.begin(call)
             try:
                 plan(self._engine, call)
             finally:
                 self._calls.end(call)
-        except SidecarError as error:
-            await fail(context, error, call)
-            raise
-        best = call.candidates[0]
-        return pb.CountTokensResponse(
-            input_tokens=best.input_tokens,
-            estimated=best.estimated,
-            model=best.model.id,
-            provider=best.model.provider,
-            tokenizer=best.model.tokenizer,
-            context_tokens=best.model.context_tokens,
-            input_cost=pb.Cost(
-                nano_usd=best.model.prices.most(best.input_tokens, 0), as_of=best.model.as_of.isoformat() if best.model.as_of else ""
-            ),
-        )
+            return count_response(call)
 
     async def _run(self, call: Call) -> None:
         self._calls.begin(call)
@@ -155,9 +137,3 @@ def _metadata(context: Context) -> dict[str, str]:
                 )
             found[key] = value
     return found
-
-
-async def fail(context: Context, error: SidecarError, call: Call | None) -> None:
-    """End the RPC with the error's status and details."""
-    code, message, details = status_of(error, call)
-    await context.abort(code, message, ((DETAILS_KEY, details),))

@@ -10,7 +10,7 @@ from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
 from sidecar.call import Call
-from sidecar.edge.wire import attempts_message, cost_message, tool_call_messages, usage_message
+from sidecar.edge.wire import attempts_message, set_cost, tool_call_messages, usage_message
 from sidecar.errors import BudgetExceeded, ProviderError, RequestError, SidecarError
 from sidecar.v1 import errors_pb2
 
@@ -55,8 +55,8 @@ CODES: dict[str, StatusCode] = {
 }
 
 
-def status_of(error: SidecarError, call: Call | None) -> tuple[StatusCode, str, bytes]:
-    """Code, message and serialised google.rpc.Status of a failed call.
+def status_of(error: SidecarError, call: Call | None, known_as: str = "") -> tuple[StatusCode, str, bytes]:
+    """Code, message and serialised google.rpc.Status of a failed call; `known_as` is the id of a failure that came before any call.
 
     A stream that broke after its first piece, whatever broke it, is DATA_LOSS unless the caller's own time was up or the sidecar is
     stopping: a client that retries UNAVAILABLE by itself must not take it for a call that never began.
@@ -66,6 +66,8 @@ def status_of(error: SidecarError, call: Call | None) -> tuple[StatusCode, str, 
         code = StatusCode.DATA_LOSS
     message = _cut(error.message, _MOST_MESSAGE)
     facts = {"retryable": "true" if error.retryable else "false"}
+    if known_as:
+        facts["id"] = known_as
     if call is not None:
         facts["id"] = call.id
         if call.served is not None:
@@ -107,10 +109,10 @@ def _partial(call: Call, room: int) -> errors_pb2.Partial:
     partial = errors_pb2.Partial(
         id=call.id,
         usage=usage_message(call),
-        cost=cost_message(call),
         model=_cut(served.model.id, _MOST_NAME) if served else "",
         provider=_cut(served.model.provider, _MOST_NAME) if served else "",
     )
+    set_cost(partial.cost, call.nano_usd, served.model if served else None)
     tries = attempts_message(call)
     while sum(tried.ByteSize() + 4 for tried in tries) > _MOST_TRIES:
         del tries[0]

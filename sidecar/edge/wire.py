@@ -31,6 +31,7 @@ from sidecar.call import (
     ToolChoice,
     ToolResult,
 )
+from sidecar.catalog import Model
 from sidecar.errors import InvalidRequest
 from sidecar.json_text import UNREADABLE
 from sidecar.v1 import llm_pb2 as pb
@@ -212,6 +213,8 @@ def generate_response(call: Call, now: float, *, with_text: bool) -> pb.Generate
         cache = response.cache
         cache.kind, cache.similarity = pb.CacheResult.KIND_EXACT, 1.0
         _set(cache.age, call.recalled_age_ns / 1e9)
+    else:
+        response.cache.kind = pb.CacheResult.KIND_NONE
     if with_text:
         response.text = answer.text
         if answer.reasoning:
@@ -232,6 +235,21 @@ def embed_response(call: Call, now: float) -> pb.EmbedResponse:
     return response
 
 
+def count_response(call: Call) -> pb.CountTokensResponse:
+    best = call.candidates[0]
+    model = best.model
+    response = pb.CountTokensResponse(
+        input_tokens=best.input_tokens,
+        estimated=best.estimated,
+        model=model.id,
+        provider=model.provider,
+        tokenizer=model.tokenizer,
+        context_tokens=model.context_tokens,
+    )
+    set_cost(response.input_cost, model.prices.most(best.input_tokens, 0), model)
+    return response
+
+
 def _account(response: pb.GenerateResponse | pb.EmbedResponse, call: Call, served: Candidate, now: float) -> None:
     """Fill in what the answer took. In place and zeros left out: making each part first and copying it in costs three times as much."""
     usage, found = call.usage, response.usage
@@ -246,10 +264,7 @@ def _account(response: pb.GenerateResponse | pb.EmbedResponse, call: Call, serve
     if usage.reasoning_tokens:
         found.reasoning_tokens = usage.reasoning_tokens
     found.estimated = call.estimated
-    as_of = served.model.as_of if call.attempts else None
-    response.cost.nano_usd = call.nano_usd
-    if as_of is not None:
-        response.cost.as_of = as_of.isoformat()
+    set_cost(response.cost, call.nano_usd, served.model if call.attempts else None)
     timing = response.timing
     _set(timing.total, now - call.arrived)
     if call.begun is not None:
@@ -319,10 +334,11 @@ def usage_message(call: Call) -> pb.Usage:
     )
 
 
-def cost_message(call: Call) -> pb.Cost:
-    served = call.served
-    as_of = served.model.as_of if served is not None and call.attempts else None
-    return pb.Cost(nano_usd=call.nano_usd, as_of=as_of.isoformat() if as_of is not None else "")
+def set_cost(cost: pb.Cost, nano_usd: int, model: Model | None) -> None:
+    """A price, and the day of the price list it is from. Without a model nothing was priced."""
+    cost.nano_usd = nano_usd  # set even if it is 0: the message is there, and says so
+    if model is not None and model.as_of is not None:
+        cost.as_of = model.as_of.isoformat()
 
 
 def attempts_message(call: Call) -> list[pb.Attempt]:

@@ -43,6 +43,10 @@ class Log:
         if _ORDER["info" if call.error is None else "warning"] >= self._least:
             self._add((call, duration_s, time.time()))
 
+    def defect(self, known_as: str, error: BaseException) -> None:
+        """An exception that nobody foresaw, under the id that its caller was told."""
+        self.write("error", "defect", id=known_as, error=type(error).__name__, raised_at=_places(error))
+
     def _add(self, line: bytes | tuple[Call, float, float]) -> None:
         if len(self._waiting) >= _MOST_WAITING:
             self.dropped += 1

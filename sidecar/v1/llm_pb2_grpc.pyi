@@ -43,7 +43,7 @@ class LLMServiceStub:
     - NOT_FOUND: the provider has no such model. Tell the operator, or ask for another model.
     - RESOURCE_EXHAUSTED: a budget, a rate limit or the provider's quota is used up, or the message is over the size
       limit. Wait as RetryInfo says; without RetryInfo waiting does not help.
-    - UNAVAILABLE: no provider answered, or the sidecar is stopping. Try again after a moment.
+    - UNAVAILABLE: no provider answered, or the sidecar is starting or stopping. Try again after a moment.
     - DATA_LOSS: an answer began and broke, or a strict answer did not fit its schema. Partial holds what there is.
     - DEADLINE_EXCEEDED: the deadline passed. Partial holds what there is. Give more time.
     - CANCELLED: the caller went away. What was used is settled all the same.
@@ -83,7 +83,7 @@ class LLMServiceAsyncStub(LLMServiceStub):
     - NOT_FOUND: the provider has no such model. Tell the operator, or ask for another model.
     - RESOURCE_EXHAUSTED: a budget, a rate limit or the provider's quota is used up, or the message is over the size
       limit. Wait as RetryInfo says; without RetryInfo waiting does not help.
-    - UNAVAILABLE: no provider answered, or the sidecar is stopping. Try again after a moment.
+    - UNAVAILABLE: no provider answered, or the sidecar is starting or stopping. Try again after a moment.
     - DATA_LOSS: an answer began and broke, or a strict answer did not fit its schema. Partial holds what there is.
     - DEADLINE_EXCEEDED: the deadline passed. Partial holds what there is. Give more time.
     - CANCELLED: the caller went away. What was used is settled all the same.
@@ -119,7 +119,7 @@ class LLMServiceServicer(metaclass=_abc_1.ABCMeta):
     - NOT_FOUND: the provider has no such model. Tell the operator, or ask for another model.
     - RESOURCE_EXHAUSTED: a budget, a rate limit or the provider's quota is used up, or the message is over the size
       limit. Wait as RetryInfo says; without RetryInfo waiting does not help.
-    - UNAVAILABLE: no provider answered, or the sidecar is stopping. Try again after a moment.
+    - UNAVAILABLE: no provider answered, or the sidecar is starting or stopping. Try again after a moment.
     - DATA_LOSS: an answer began and broke, or a strict answer did not fit its schema. Partial holds what there is.
     - DEADLINE_EXCEEDED: the deadline passed. Partial holds what there is. Give more time.
     - CANCELLED: the caller went away. What was used is settled all the same.

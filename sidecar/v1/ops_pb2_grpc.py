@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class OpsServiceStub:
-    """What operators call. Nothing here shows a key, a prompt or an answer.
+    """What operators call. Nothing here shows a key, a prompt or an answer. Any call may end in INTERNAL: a defect of the sidecar; report it
+    with the id in ErrorInfo's metadata, under which the log has the place.
     """
 
     def __init__(self, channel):
@@ -58,7 +59,8 @@ class OpsServiceStub:
 
 
 class OpsServiceServicer:
-    """What operators call. Nothing here shows a key, a prompt or an answer.
+    """What operators call. Nothing here shows a key, a prompt or an answer. Any call may end in INTERNAL: a defect of the sidecar; report it
+    with the id in ErrorInfo's metadata, under which the log has the place.
     """
 
     def GetStatus(self, request, context):
@@ -78,8 +80,9 @@ class OpsServiceServicer:
     def Explain(self, request, context):
         """Explain is a dry run: who would be asked, in which order and why, how large the request is, the most it could cost.
 
-        Nothing is called, reserved or spent. INVALID_ARGUMENT: the request is wrong, as the call itself would be.
-        FAILED_PRECONDITION: no configured provider serves it.
+        Nothing is called, reserved or spent; it answers while the sidecar is draining too. INVALID_ARGUMENT: the request is wrong, as the
+        call itself would be. FAILED_PRECONDITION: no configured provider serves it. UNAVAILABLE (NOT_READY): the sidecar is starting; try
+        again after a moment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,7 +129,8 @@ def add_OpsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OpsService:
-    """What operators call. Nothing here shows a key, a prompt or an answer.
+    """What operators call. Nothing here shows a key, a prompt or an answer. Any call may end in INTERNAL: a defect of the sidecar; report it
+    with the id in ErrorInfo's metadata, under which the log has the place.
     """
 
     @staticmethod

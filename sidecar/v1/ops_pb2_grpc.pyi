@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OpsServiceStub:
-    """What operators call. Nothing here shows a key, a prompt or an answer."""
+    """What operators call. Nothing here shows a key, a prompt or an answer. Any call may end in INTERNAL: a defect of the sidecar; report it
+    with the id in ErrorInfo's metadata, under which the log has the place.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -40,8 +42,9 @@ class OpsServiceStub:
     Explain: _grpc.UnaryUnaryMultiCallable[_ops_pb2.ExplainRequest, _ops_pb2.ExplainResponse]
     """Explain is a dry run: who would be asked, in which order and why, how large the request is, the most it could cost.
 
-    Nothing is called, reserved or spent. INVALID_ARGUMENT: the request is wrong, as the call itself would be.
-    FAILED_PRECONDITION: no configured provider serves it.
+    Nothing is called, reserved or spent; it answers while the sidecar is draining too. INVALID_ARGUMENT: the request is wrong, as the
+    call itself would be. FAILED_PRECONDITION: no configured provider serves it. UNAVAILABLE (NOT_READY): the sidecar is starting; try
+    again after a moment.
     """
     Drain: _grpc.UnaryUnaryMultiCallable[_ops_pb2.DrainRequest, _ops_pb2.DrainResponse]
     """Drain stops the sidecar taking new calls: health turns NOT_SERVING, calls in flight go on, the process stays.
@@ -51,7 +54,9 @@ class OpsServiceStub:
 
 @_typing.type_check_only
 class OpsServiceAsyncStub(OpsServiceStub):
-    """What operators call. Nothing here shows a key, a prompt or an answer."""
+    """What operators call. Nothing here shows a key, a prompt or an answer. Any call may end in INTERNAL: a defect of the sidecar; report it
+    with the id in ErrorInfo's metadata, under which the log has the place.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetStatus: _aio.UnaryUnaryMultiCallable[_ops_pb2.GetStatusRequest, _ops_pb2.GetStatusResponse]  # type: ignore[assignment]
@@ -61,8 +66,9 @@ class OpsServiceAsyncStub(OpsServiceStub):
     Explain: _aio.UnaryUnaryMultiCallable[_ops_pb2.ExplainRequest, _ops_pb2.ExplainResponse]  # type: ignore[assignment]
     """Explain is a dry run: who would be asked, in which order and why, how large the request is, the most it could cost.
 
-    Nothing is called, reserved or spent. INVALID_ARGUMENT: the request is wrong, as the call itself would be.
-    FAILED_PRECONDITION: no configured provider serves it.
+    Nothing is called, reserved or spent; it answers while the sidecar is draining too. INVALID_ARGUMENT: the request is wrong, as the
+    call itself would be. FAILED_PRECONDITION: no configured provider serves it. UNAVAILABLE (NOT_READY): the sidecar is starting; try
+    again after a moment.
     """
     Drain: _aio.UnaryUnaryMultiCallable[_ops_pb2.DrainRequest, _ops_pb2.DrainResponse]  # type: ignore[assignment]
     """Drain stops the sidecar taking new calls: health turns NOT_SERVING, calls in flight go on, the process stays.
@@ -71,7 +77,9 @@ class OpsServiceAsyncStub(OpsServiceStub):
     """
 
 class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What operators call. Nothing here shows a key, a prompt or an answer."""
+    """What operators call. Nothing here shows a key, a prompt or an answer. Any call may end in INTERNAL: a defect of the sidecar; report it
+    with the id in ErrorInfo's metadata, under which the log has the place.
+    """
 
     @_abc_1.abstractmethod
     def GetStatus(
@@ -97,8 +105,9 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ops_pb2.ExplainResponse, _abc.Awaitable[_ops_pb2.ExplainResponse]]:
         """Explain is a dry run: who would be asked, in which order and why, how large the request is, the most it could cost.
 
-        Nothing is called, reserved or spent. INVALID_ARGUMENT: the request is wrong, as the call itself would be.
-        FAILED_PRECONDITION: no configured provider serves it.
+        Nothing is called, reserved or spent; it answers while the sidecar is draining too. INVALID_ARGUMENT: the request is wrong, as the
+        call itself would be. FAILED_PRECONDITION: no configured provider serves it. UNAVAILABLE (NOT_READY): the sidecar is starting; try
+        again after a moment.
         """
 
     @_abc_1.abstractmethod

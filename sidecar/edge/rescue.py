@@ -1,0 +1,45 @@
+"""Around every RPC: whatever goes wrong inside, the caller gets a status with a reason."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from sidecar.call import Call
+from sidecar.edge.status import DETAILS_KEY, status_of
+from sidecar.errors import InternalError, SidecarError
+from sidecar.observe import Log
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Rescue:
+    """Ends the RPC with the status of what its body raised. What is no SidecarError is a defect: it is logged with its place.
+
+    The body sets `call` once it has one, so that the status can tell what came and what it cost. A caller who went away
+    (CancelledError) needs no status.
+    """
+
+    __slots__ = ("_context", "_log", "call")
+
+    def __init__(self, context: Context, log: Log) -> None:
+        self._context = context
+        self._log = log
+        self.call: Call | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None or not isinstance(error, Exception):
+            return
+        known_as = ""
+        if not isinstance(error, SidecarError):
+            known_as = self.call.id if self.call is not None else os.urandom(16).hex()
+            self._log.defect(known_as, error)
+            error = InternalError(f"a defect of the sidecar ({type(error).__name__}); please report it with the id {known_as}")
+        code, message, details = status_of(error, self.call, known_as)
+        await self._context.abort(code, message, ((DETAILS_KEY, details),))
