@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import OrderedDict
 
 from msgspec import Struct
 from msgspec.msgpack import Encoder
 
 from sidecar.answer import Answer
-from sidecar.call import Call, Candidate, GenerateRequest
+from sidecar.call import Call, Candidate, Chunk, GenerateRequest
+
+# What an entry and one of its tool calls take beside their texts: key, candidate, usage, headers, places in lists. Measured with
+# tracemalloc: 750 and 450 bytes, rounded up.
+_ENTRY_BYTES = 1_000
+_TOOL_CALL_BYTES = 600
 
 _encode = Encoder(order="deterministic").encode
 
@@ -22,7 +28,7 @@ class _Kept(Struct, frozen=True):
 
 
 class Answers:
-    """In memory, bounded in bytes of text, the least recently used answer goes first."""
+    """In memory, bounded in bytes, the least recently used answer goes first."""
 
     def __init__(self, most_bytes: int = 8 * 1024 * 1024) -> None:
         self._most_bytes = most_bytes
@@ -53,14 +59,42 @@ class Answers:
         if call.recalled_age_ns is not None or call.served is None or call.answer is None or call.answer.finish != "stop":
             return
         key = _key(call, request)
-        size = len(call.answer.text) + len(call.answer.reasoning)
+        answer = _joined(call.answer)
+        size = _bytes(answer)
         before = self._kept.pop(key, None)
         if before is not None:
             self._bytes -= before.size
-        self._kept[key] = _Kept(call.served, call.answer, now_ns, size)
+        self._kept[key] = _Kept(call.served, answer, now_ns, size)
         self._bytes += size
         while self._bytes > self._most_bytes:
             self._bytes -= self._kept.popitem(last=False)[1].size
+
+
+def _joined(answer: Answer) -> Answer:
+    """The same answer with each text in one piece: the pieces of a stream take many times the bytes of their letters."""
+    whole = Answer()
+    whole.add(
+        Chunk(
+            text=answer.text,
+            reasoning=answer.reasoning,
+            tool_calls=answer.tool_deltas(),
+            finish=answer.finish,
+            raw_finish=answer.raw_finish,
+            usage=answer.usage,
+            model=answer.model,
+            head=answer.head,
+            last=answer.last,
+        )
+    )
+    return whole
+
+
+def _bytes(answer: Answer) -> int:
+    """About what remembering it takes. Texts are measured, not their letters counted: a letter is one to four bytes."""
+    texts = [answer.text, answer.reasoning]
+    for called in answer.tool_calls:
+        texts += (called.id, called.name, called.arguments, called.signature)
+    return _ENTRY_BYTES + _TOOL_CALL_BYTES * len(answer.tool_calls) + sum(map(sys.getsizeof, texts))
 
 
 def _key(call: Call, request: GenerateRequest) -> bytes:
