@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import importlib
 import os
@@ -100,8 +101,9 @@ async def _serve(settings: Settings) -> int:
         await doors.close()
         for provider in engine.providers.values():
             await provider.close()
-        log.write("info", "stopped")
         log.flush()
+    log.write("info", "stopped")
+    log.flush()
     return 0
 
 
@@ -325,19 +327,25 @@ def _server(max_message_bytes: int) -> grpc.aio.Server:
 
 def _bind(server: grpc.aio.Server, settings: Server) -> list[str]:
     """Open the gRPC doors. Returns their addresses. Raises StartError in one line."""
-    addresses = [settings.listen] if settings.listen else []
-    if settings.socket:
-        addresses.append(f"unix:{settings.socket}")
     bound = []
-    for address in addresses:
-        if not address.startswith("unix:"):
-            _require_free(address)
-        try:
-            port = server.add_insecure_port(address)
-        except RuntimeError:
-            raise StartError(f"cannot listen on {address} (server.listen or server.socket): is another process using it?") from None
-        bound.append(address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}")
+    if settings.listen:
+        _require_free(settings.listen)
+        bound.append(f"{settings.listen.rpartition(':')[0]}:{_open(server, settings.listen)}")
+    if settings.socket:
+        _require_free_socket(settings.socket)
+        _open(server, f"unix:{settings.socket}")
+        # Containers of one pod have users of their own, and connecting takes the right to write. Who may come near is the folder's to say;
+        # a port on loopback is open to the whole pod as well.
+        Path(settings.socket).chmod(0o666)
+        bound.append(f"unix:{settings.socket}")
     return bound
+
+
+def _open(server: grpc.aio.Server, address: str) -> int:
+    try:
+        return int(server.add_insecure_port(address))
+    except RuntimeError:
+        raise StartError(f"cannot listen on {address} (server.listen or server.socket): is another process using it?") from None
 
 
 def _require_free(address: str) -> None:
@@ -350,6 +358,30 @@ def _require_free(address: str) -> None:
             probe.bind(where)
     except OSError as error:
         raise StartError(f"cannot listen on {address} (server.listen): {error.strerror}") from None
+
+
+def _require_free_socket(path: str) -> None:
+    """Left to itself gRPC takes a socket away from whoever listens there, and fails in a folder that is not there without saying why.
+
+    A socket that nobody answers on was left by a process that was killed: it is removed.
+    """
+    at = f"cannot listen on unix:{path} (server.socket)"
+    file = Path(path)
+    if os.path.exists(path) and not file.is_socket():  # not file.exists(): it raises in a folder that may not be read
+        raise StartError(f"{at}: there is a file of that name that is no socket; remove it or set another path")
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.settimeout(1)
+        outcome = caller.connect_ex(path)
+    if outcome == 0:
+        raise StartError(f"{at}: another process answers there; stop it or set another path")
+    try:
+        if outcome == errno.ECONNREFUSED:
+            file.unlink()
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.bind(path)
+        file.unlink()
+    except OSError as error:
+        raise StartError(f"{at}: it cannot be made in the folder {file.absolute().parent}: {error.strerror}") from None
 
 
 async def _open_probes(address: str, registry: CollectorRegistry, ready: Callable[[], bool]) -> web.AppRunner:

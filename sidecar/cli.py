@@ -13,6 +13,8 @@ from sidecar.errors import SettingsError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0, 1 (it failed) or 2 (settings or arguments are wrong)."""
+    # Standard error is the log's, JSON line by line; gRPC's core writes there in a form of its own. Read when grpc is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     arguments = _parser().parse_args(argv)
     try:
         return _run(arguments)
