@@ -115,10 +115,13 @@ class Caller(Struct, frozen=True):
     tags: Mapping[str, str] = {}
 
 
+NOBODY = Caller()  # the caller of a request that names none; the same one always, so that it is known at a glance
+
+
 class GenerateRequest(Struct, frozen=True):
     """As the door read it: nothing checked, nothing filled in. None: not set, which differs from zero."""
 
-    caller: Caller = Caller()
+    caller: Caller = NOBODY
     prompt: str = ""
     system: str = ""
     messages: tuple[Message, ...] = ()
@@ -143,7 +146,7 @@ class GenerateRequest(Struct, frozen=True):
 class EmbedRequest(Struct, frozen=True):
     """`dimensions` None: the model's own length."""
 
-    caller: Caller = Caller()
+    caller: Caller = NOBODY
     inputs: tuple[str, ...] = ()
     model: str = ""
     dimensions: int | None = None

@@ -12,6 +12,7 @@ from msgspec.json import decode
 
 from sidecar.answer import Answer
 from sidecar.call import (
+    NOBODY,
     Call,
     Caller,
     Candidate,
@@ -36,7 +37,6 @@ from sidecar.errors import InvalidRequest
 from sidecar.json_text import UNREADABLE
 from sidecar.v1 import llm_pb2 as pb
 
-_NOBODY = Caller()
 _ROLES: dict[int, Role] = {pb.ROLE_SYSTEM: "system", pb.ROLE_USER: "user", pb.ROLE_ASSISTANT: "assistant", pb.ROLE_TOOL: "tool"}
 _CHOICES: dict[int, Literal["auto", "none", "required", "tool"]] = {0: "auto", 1: "auto", 2: "none", 3: "required", 4: "tool"}
 _CACHE_MODES = {0: "", 1: "default", 2: "bypass", 3: "refresh", 4: "only"}
@@ -56,7 +56,7 @@ FINISHES: dict[Finish, pb.FinishReason.ValueType] = {
 def generate_request(message: pb.GenerateRequest) -> GenerateRequest:
     """Raises InvalidRequest for what has no place in ours: unknown enum numbers, empty oneofs, JSON text that is none."""
     has = message.HasField
-    caller = _caller(message.caller) if has("caller") else _NOBODY
+    caller = _caller(message.caller) if has("caller") else NOBODY
     messages = message.messages
     tools = message.tools
     cache_mode, max_age_ms = "", None
@@ -90,7 +90,7 @@ def generate_request(message: pb.GenerateRequest) -> GenerateRequest:
 
 def embed_request(message: pb.EmbedRequest) -> EmbedRequest:
     return EmbedRequest(
-        _caller(message.caller) if message.HasField("caller") else _NOBODY,
+        _caller(message.caller) if message.HasField("caller") else NOBODY,
         tuple(message.inputs),
         message.model,
         message.dimensions if message.HasField("dimensions") else None,

@@ -34,6 +34,13 @@ class Events:
         """The events that `data` completes, in order."""
         if self._fresh:
             data = self._opened(data)
+        elif (
+            data[:7] == b"data: {"
+            and data[-2:] == b"\n\n"
+            and data.count(b"\n") == 2
+            and not (self._parts or self._after_cr or b"\r" in data)
+        ):
+            return [data[6:-2].strip()]  # one event of one line, as nearly every network read
         if self._after_cr or b"\r" in data:
             data = self._with_lf(data)
         if not data:

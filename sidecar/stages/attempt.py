@@ -233,7 +233,10 @@ async def _generate(engine: Engine, call: Call, candidate: Candidate, request: G
             return  # headers, roles and pings are no token: the first one is still waited for
         if pieces and send is not None:
             silence.until = inf  # a slow reader is not a silent provider
-            await _send_on(call, candidate, chunks)
+            if call.sent is answer:
+                await send(chunks)
+            else:
+                await _send_on(call, candidate, chunks)
         silence.until = now() + idle_s
 
     first_s = timeouts.first_token_ms / 1000

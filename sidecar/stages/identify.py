@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 
-from sidecar.call import Call, Caller
+from sidecar.call import NOBODY, Call, Caller
 from sidecar.engine import Engine
 from sidecar.errors import InvalidRequest
 
 _LONGEST = 256  # bytes of one name
 _MOST_TAGS = 16
 _FIELDS = ("service", "node", "tenant", "user", "plan", "run", "agent")
-_NOBODY = Caller()
 # Version, trace, parent, flags; the trace is not all zeros, and a later version may have more after it.
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
@@ -24,7 +23,7 @@ def identify(engine: Engine, call: Call) -> None:
     """
     caller = call.request.caller
     _name(call.request.model, "model")
-    if caller is not _NOBODY:
+    if caller is not NOBODY:
         _checked(caller)
     metadata = call.metadata
     said = {name: getattr(caller, name) for name in _FIELDS}
@@ -44,7 +43,7 @@ def identify(engine: Engine, call: Call) -> None:
     call.node_name = node
     call.tenant = said["tenant"] or "default"
     call.user, call.plan, call.run, call.agent = said["user"], said["plan"], said["run"], said["agent"]
-    call.trace_id = _trace_id(metadata.get("traceparent", ""))
+    call.trace_id = _trace_id(metadata["traceparent"]) if "traceparent" in metadata else ""
     if node:
         call.node = engine.catalog.nodes.get(f"{call.service}.{node}")
         if call.node is None:
