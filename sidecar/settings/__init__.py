@@ -17,7 +17,7 @@ Amounts of money are decimal text in quotes and become exact integers. Every mis
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -57,7 +57,10 @@ Temperature = Annotated[float, Meta(ge=0, le=2)]
 
 
 class Server(Struct, frozen=True):
-    """The sidecar's own doors. Only loopback addresses and the Unix socket are allowed as long as there is no TLS and no token."""
+    """The sidecar's own doors. Only loopback addresses and the Unix socket are allowed as long as there is no TLS and no token.
+
+    `data_dir` is tried for writing at start and holds nothing yet.
+    """
 
     listen: Address = "127.0.0.1:50051"  # port 0: any free one; "": no TCP door (then `socket` must be set)
     socket: str = ""  # path of a Unix socket to listen on as well; "": none
@@ -114,7 +117,10 @@ class ProviderSettings(Struct, frozen=True):
 
 
 class Service(Struct, frozen=True):
-    """What holds for all nodes of one service. `llm` and `embedding` are used where a node has no row of its own."""
+    """What holds for all nodes of one service. `llm` and `embedding` are used where a node has no row of its own.
+
+    `cache_acceptance` does nothing yet: the cache gives back answers to exactly the same question only.
+    """
 
     llm: str = ""
     embedding: str = ""
@@ -126,7 +132,10 @@ class Service(Struct, frozen=True):
 
 
 class NodeRow(Struct, frozen=True):
-    """One row of the portfolio. What is not set comes from the shipped row of that name, if there is one."""
+    """One row of the portfolio. What is not set comes from the shipped row of that name, if there is one.
+
+    `accuracy` is a note for people; nothing reads it yet.
+    """
 
     primary: str | None = None
     fallbacks: tuple[str, ...] | None = None
@@ -141,6 +150,7 @@ class ModelRow(Struct, frozen=True):
     """Facts about one model. What is not set comes from the catalogue's row of that name, if there is one.
 
     Prices are US dollars per million tokens, as text, and become pico-USD per token (1 micro-USD per million tokens is the same thing).
+    `tier` is a note for people; nothing reads it yet.
     """
 
     provider: str | None = None
@@ -195,7 +205,10 @@ class Logging(Struct, frozen=True):
 
 
 class Tracing(Struct, frozen=True):
-    """Where traces go, from LANGCHAIN_* and OTEL_*; `otel` holds the latter under their own names."""
+    """Where traces go, from LANGCHAIN_* and OTEL_*; `otel` holds the latter under their own names.
+
+    It is read and checked, and does nothing yet: no traces are sent.
+    """
 
     langchain: bool = False
     langchain_api_key: Key | None = None
@@ -267,7 +280,20 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     }
     settings = Settings(**values, node_models=node_models, notices=notices, source=source)
     check(settings)
-    return settings
+    return replace(settings, notices=(*notices, *_idle(settings, raw)))
+
+
+def _idle(settings: Settings, raw: Mapping[str, Any]) -> Iterator[str]:
+    """One line per setting that somebody has set and that does nothing yet."""
+    if settings.server.data_dir is not None:
+        yield f"{settings.origin('server', 'data_dir')} does nothing yet: all that outlives a call is kept in memory"
+    for name, row in raw.get("services", {}).items():
+        if "cache_acceptance" in row:
+            where = settings.origin("services", name, "cache_acceptance")
+            yield f"{where} does nothing yet: only the same question is answered from the cache"
+    if raw.get("tracing"):
+        where = settings.source.variable(("tracing",)) or settings.origin("tracing")
+        yield f"{where} does nothing yet: no traces are sent"
 
 
 def _service(name: str, tables: Tables, raw: Mapping[str, Any]) -> Service:

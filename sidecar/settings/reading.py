@@ -70,8 +70,8 @@ def shown(value: object) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean ...?`, or nothing when no known name is near."""
-    close = get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+    """`; did you mean ...?`, or nothing when no known name is near. Of a short name, more must agree: two letters are soon found."""
+    close = get_close_matches(name, sorted(known), n=1, cutoff=0.6 if len(name) > 5 else 0.7)
     return f'; did you mean "{close[0]}"?' if close else ""
 
 

@@ -87,7 +87,8 @@ def overlay(raw: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[Path,
     for name, value in values.items():
         if name.startswith("OTEL_"):
             fill.put(("tracing", "otel", name), value, name)
-    return fill.given, _node_models(fill, values), tuple(fill.notices)
+    node_models = _node_models(fill, values)
+    return fill.given, node_models, tuple(fill.notices)
 
 
 def _existing(part: str, table: Mapping[str, object]) -> str:
@@ -200,7 +201,12 @@ def _node_models(fill: _Overlay, values: Mapping[str, str]) -> dict[str, str]:
         rest = match[1].lower()
         service = max((name for name in services if rest.startswith(name + "_")), key=len, default=rest.partition("_")[0])
         node = rest[len(service) + 1 :]
-        if node:
-            found[f"{service}.{node}"] = value
-            fill.given["node_models", f"{service}.{node}"] = variable
+        if not node:
+            service_wide = f"{match[1]}_LLM_MODEL"
+            fill.notices.append(
+                f"{variable} names no node and is passed over; expected MODEL_<SERVICE>_<NODE>, or {service_wide} for a whole service"
+            )
+            continue
+        found[f"{service}.{node}"] = value
+        fill.given["node_models", f"{service}.{node}"] = variable
     return found

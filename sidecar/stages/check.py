@@ -108,8 +108,10 @@ def _check_embed(call: Call, request: EmbedRequest, most_bytes: int) -> None:
         raise InvalidRequest(f"inputs has {count} entries; expected 1 to {_MOST_INPUTS}", field="inputs")
     size = 0
     for index, text in enumerate(request.inputs):
-        if not text:
-            raise InvalidRequest(f"inputs[{index}] is empty; providers refuse empty texts: leave it out", field=f"inputs[{index}]")
+        if not text or text.isspace():
+            raise InvalidRequest(
+                f"inputs[{index}] is empty or only white space; providers refuse empty texts: leave it out", field=f"inputs[{index}]"
+            )
         size += len(text)
     if size > most_bytes:
         raise InvalidRequest(f"inputs hold {size} characters; at most {most_bytes} are allowed (server.max_prompt_bytes)", field="inputs")
@@ -125,6 +127,8 @@ def _messages(request: GenerateRequest) -> tuple[Message, ...]:
     if not request.messages:
         if not request.prompt:
             raise InvalidRequest("prompt and messages are both empty; set one of them", field="prompt")
+        if request.prompt.isspace():
+            raise InvalidRequest("prompt is only white space; say something", field="prompt")
         turn = Message("user", (Text(request.prompt),))
         return (Message("system", (Text(request.system),)), turn) if request.system else (turn,)
     if request.prompt:
@@ -140,6 +144,7 @@ def _messages(request: GenerateRequest) -> tuple[Message, ...]:
 def _checked_turns(turns: tuple[Message, ...], offset: int) -> tuple[Message, ...]:
     """Each part where it belongs, and each tool result with the name of the tool that it answers."""
     tools: dict[str, str] = {}
+    waiting: dict[str, str] = {}  # calls without a result so far, and where they are
     result: list[Message] = []
     talking = False
     for position, turn in enumerate(turns):
@@ -149,6 +154,8 @@ def _checked_turns(turns: tuple[Message, ...], offset: int) -> tuple[Message, ..
                 raise InvalidRequest(f"{field}.role is ROLE_SYSTEM after a message of another role; put instructions first", field=field)
         else:
             talking = True
+        if turn.role != "tool":
+            _require_answered(waiting)
         if not turn.parts:
             raise InvalidRequest(f"{field}.parts is empty; expected at least one part", field=f"{field}.parts")
         parts = turn.parts
@@ -162,10 +169,14 @@ def _checked_turns(turns: tuple[Message, ...], offset: int) -> tuple[Message, ..
             elif isinstance(part, ToolCall):
                 _check_tool_call(part, where)
                 tools[part.id] = part.name
-            elif isinstance(part, ToolResult) and part.tool_call_id not in tools:
-                raise InvalidRequest(
-                    f"{where}.tool_result.tool_call_id is {part.tool_call_id!r}, but no earlier tool_call has that id", field=where
-                )
+                waiting[part.id] = where
+            elif isinstance(part, ToolResult):
+                if part.tool_call_id not in tools:
+                    raise InvalidRequest(
+                        f"{where}.tool_result.tool_call_id is {part.tool_call_id[:100]!r}, but no earlier tool_call has that id",
+                        field=where,
+                    )
+                waiting.pop(part.tool_call_id, None)
         if turn.role == "tool":
             parts = tuple(ToolResult(p.tool_call_id, tools[p.tool_call_id], p.content, p.is_error) for p in parts if type(p) is ToolResult)
             turn = Message("tool", parts)
@@ -174,9 +185,19 @@ def _checked_turns(turns: tuple[Message, ...], offset: int) -> tuple[Message, ..
         raise InvalidRequest(
             f"messages ends with ROLE_{turns[-1].role.upper()}; the last message must be ROLE_USER or ROLE_TOOL", field="messages"
         )
+    _require_answered(waiting)
     if all(type(p) is Text and not p.text.strip() for turn in turns if turn.role == "user" for p in turn.parts) and not tools:
         raise InvalidRequest("messages hold no text, image or tool result to answer; say something", field="messages")
     return tuple(result)
+
+
+def _require_answered(waiting: Mapping[str, str]) -> None:
+    for name, where in waiting.items():
+        raise InvalidRequest(
+            f"{where}.tool_call has the id {name[:100]!r} and no tool_result; answer it in a ROLE_TOOL message right after, "
+            "with is_error if it failed",
+            field=where,
+        )
 
 
 _BELONGS: dict[str, type] = {"user": Image, "assistant": ToolCall, "tool": ToolResult}

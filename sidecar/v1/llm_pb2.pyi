@@ -682,11 +682,13 @@ class GenerateRequest(_message.Message):
     PROMPT_REF_FIELD_NUMBER: _builtins.int
     PROVIDER_OPTIONS_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
-    """One user message. Either this or `messages` must be set, not both."""
+    """One user message. Either this or `messages` must be set, not both. Only white space is invalid."""
     system: _builtins.str
     """Instructions, put before everything. Goes with `prompt` and with `messages` (then no ROLE_SYSTEM message is allowed)."""
     model: _builtins.str
-    """`gpt-4o` or `openai/gpt-4o`. Empty: the policy chooses. An unknown name is invalid; the error names the nearest known one."""
+    """`gpt-4o` or `openai/gpt-4o`. Empty: the policy chooses. An unknown name is invalid; the error names the nearest known one. At most
+    256 bytes of printable characters.
+    """
     temperature: _builtins.float
     """0 to 2 (the provider's own limit may be lower). Not set: the node's. NaN is invalid."""
     top_p: _builtins.float
@@ -705,7 +707,9 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
-        """The conversation so far, oldest first; the last message is of ROLE_USER or ROLE_TOOL."""
+        """The conversation so far, oldest first; the last message is of ROLE_USER or ROLE_TOOL. Every tool_call has its tool_result in a
+        ROLE_TOOL message before the next turn of another role.
+        """
 
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1247,14 +1251,16 @@ class EmbedRequest(_message.Message):
     model: _builtins.str
     """As in GenerateRequest. Empty: the policy chooses."""
     dimensions: _builtins.int
-    """A shortened vector's length, where the model can. Not set: the model's own. 0 and below are invalid."""
+    """A shortened vector's length, where the model can. Not set: the model's own. 0 and below are invalid, and so
+    is more than the model has; the error names its number.
+    """
     @_builtins.property
     def caller(self) -> Global___Caller:
         """Who asks; as in GenerateRequest."""
 
     @_builtins.property
     def inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The texts: 1 to 2,048, none empty."""
+        """The texts: 1 to 2,048, none empty or only white space. Each must fit the model's context by itself."""
 
     @_builtins.property
     def provider_options(self) -> _struct_pb2.Struct:

@@ -44,6 +44,15 @@ def schema(value: str, **rest: object) -> pb.ResponseFormat:
     return pb.ResponseFormat(json_schema=pb.JsonSchemaFormat(schema=value, **rest))
 
 
+def called(*ids: str) -> pb.Message:
+    calls = [pb.Part(tool_call=pb.ToolCall(id=one, name="t", arguments="{}")) for one in ids]
+    return pb.Message(role=pb.ROLE_ASSISTANT, parts=calls)
+
+
+def answered(*ids: str) -> pb.Message:
+    return pb.Message(role=pb.ROLE_TOOL, parts=[pb.Part(tool_result=pb.ToolResult(tool_call_id=one, content="x")) for one in ids])
+
+
 PNG = pb.Part(image=pb.Image(data=b"x", mime_type="image/png"))
 TOOL = pb.Tool(name="t", parameters='{"type": "object"}')
 RESULT = pb.Part(tool_result=pb.ToolResult(tool_call_id="nobody", content="x"))
@@ -51,6 +60,8 @@ RESULT = pb.Part(tool_result=pb.ToolResult(tool_call_id="nobody", content="x"))
 # id: request, reason, field, what the message must name
 BAD = {
     "empty_prompt": (ask(prompt=""), "INVALID_REQUEST", "prompt", ("prompt", "messages")),
+    "blank_prompt": (ask(prompt=" \n\t"), "INVALID_REQUEST", "prompt", ("white space",)),
+    "blank_messages": (ask(prompt="", messages=[user(text(" \n"))]), "INVALID_REQUEST", "messages", ("say something",)),
     "no_messages": (pb.GenerateRequest(), "INVALID_REQUEST", "prompt", ("messages",)),
     "empty_messages": (ask(prompt="", messages=[user()]), "INVALID_REQUEST", "messages[0].parts", ("empty",)),
     "empty_part": (ask(prompt="", messages=[user(pb.Part())]), "INVALID_REQUEST", "messages[0].parts[0]", ("text", "image")),
@@ -91,6 +102,18 @@ BAD = {
     "result_of_nothing": (
         ask(prompt="", messages=[user(text()), pb.Message(role=pb.ROLE_TOOL, parts=[RESULT])]),
         "INVALID_REQUEST", "messages[1].parts[0]", ("nobody",),
+    ),
+    "call_without_result": (
+        ask(prompt="", messages=[user(text()), called("c1"), user(text())]),
+        "INVALID_REQUEST", "messages[1].parts[0]", ("c1", "ROLE_TOOL"),
+    ),
+    "second_call_without_result": (
+        ask(prompt="", messages=[user(text()), called("c1", "c2"), answered("c1"), user(text())]),
+        "INVALID_REQUEST", "messages[1].parts[1]", ("c2", "tool_result"),
+    ),
+    "last_call_without_result": (
+        ask(prompt="", messages=[user(text()), called("c1", "c2"), answered("c2")]),
+        "INVALID_REQUEST", "messages[1].parts[0]", ("c1",),
     ),
     "image_in_an_answer": (
         ask(prompt="", messages=[pb.Message(role=pb.ROLE_ASSISTANT, parts=[PNG]), user(text())]),
@@ -213,6 +236,7 @@ async def test_huge_max_tokens_is_lowered_and_told(sidecar, upstream, fresh):
 
 BAD_TEXTS = {
     "no_inputs": (pb.EmbedRequest(model=M), "INVALID_REQUEST", "inputs", ("0", "2048")),
+    "blank_input": (pb.EmbedRequest(model=M, inputs=["a", " \n"]), "INVALID_REQUEST", "inputs[1]", ("white space",)),
     "empty_input": (pb.EmbedRequest(model=M, inputs=["a", ""]), "INVALID_REQUEST", "inputs[1]", ("empty",)),
     "too_many": (pb.EmbedRequest(model=M, inputs=["a"] * 2049), "INVALID_REQUEST", "inputs", ("2049", "2048")),
     "dimensions": (pb.EmbedRequest(model=M, inputs=["a"], dimensions=0), "INVALID_REQUEST", "dimensions", ("0",)),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sidecar import catalog
 from sidecar.errors import SettingsError
 from sidecar.settings import Settings, load
-from sidecar.settings.reading import decimal
+from sidecar.settings.reading import decimal, nearest
 
 TODAY = date(2026, 11, 21)
 MISTAKES = sorted((Path(__file__).parent.parent / "config").glob("*.toml"))
@@ -236,3 +236,42 @@ def test_every_provider_kind_has_a_default_in_its_own_words() -> None:
     from sidecar.settings.variables import KINDS
 
     assert get_args(Kind) == KINDS
+
+
+def test_a_model_variable_without_a_node_is_told() -> None:
+    settings = load(None, {"MODEL_ORACLE": "gpt-4o"})
+    assert settings.node_models == {}
+    assert settings.notices == (
+        "MODEL_ORACLE names no node and is passed over; expected MODEL_<SERVICE>_<NODE>, or ORACLE_LLM_MODEL for a whole service",
+    )
+
+
+@pytest.mark.parametrize(("name", "near"), [("nope", ""), ("opnai", "openai"), ("gpt4o", "gpt-4o"), ("vlm", "vllm"), ("xyz", "")])
+def test_the_nearest_name_is_near(name: str, near: str) -> None:
+    assert nearest(name, ["openai", "anthropic", "google", "gpt-4o", "vllm"]) == (f'; did you mean "{near}"?' if near else "")
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"SIDECAR_SERVER__DATA_DIR": "/var/lib/sidecar"}, ["SIDECAR_SERVER__DATA_DIR"]),
+        ({"ORACLE_CONF_THRESHOLD": "0.9"}, ["ORACLE_CONF_THRESHOLD"]),
+        ({"LANGCHAIN_TRACING_V2": "true", "LANGCHAIN_PROJECT": "p", "OTEL_SERVICE_NAME": "s"}, ["LANGCHAIN_TRACING_V2"]),
+        ({"OTEL_SERVICE_NAME": "s"}, ["OTEL_SERVICE_NAME"]),
+        ({}, []),
+    ],
+)
+def test_settings_that_do_nothing_yet_are_told_when_set(environ: dict[str, str], told: list[str]) -> None:
+    notices = load(None, environ).notices
+    assert [notice.split()[0] for notice in notices] == told
+    assert all("does nothing yet" in notice for notice in notices)
+
+
+def test_a_file_is_told_too_what_does_nothing_yet(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text('[server]\ndata_dir = "d"\n[services.rag]\ncache_acceptance = 0.9\n[tracing]\nlangchain = true\n')
+    assert [notice.split(" does nothing yet")[0] for notice in load(file, {}).notices] == [
+        f"{file}: server.data_dir",
+        f"{file}: services.rag.cache_acceptance",
+        f"{file}: tracing",
+    ]
