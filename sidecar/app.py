@@ -20,6 +20,7 @@ import grpc
 from aiohttp import web
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from sidecar import VERSION
@@ -42,7 +43,7 @@ from sidecar.policies.models import Preferences, refusals
 from sidecar.policies.places import Places
 from sidecar.policies.quotas import Quotas
 from sidecar.providers import Provider
-from sidecar.settings import ProviderSettings, Server, Settings
+from sidecar.settings import Limits, ProviderSettings, Server, Settings
 from sidecar.store.answers import Answers
 from sidecar.v1 import llm_pb2, llm_pb2_grpc, ops_pb2, ops_pb2_grpc
 
@@ -86,7 +87,7 @@ async def _serve(settings: Settings) -> int:
     _require_fallbacks(settings, catalog)
     _require_data_dir(settings)
     engine = make_engine(settings, catalog, log)
-    doors = _Doors(engine, (*settings.notices, *catalog.notices))
+    doors = _Doors(engine, (*settings.notices, *catalog.notices, *skipped_providers(settings)))
     try:
         await doors.open()
         await connect_all(engine)
@@ -235,10 +236,11 @@ async def connect_all(engine: Engine) -> None:
     wanted = [p for p in settings.providers.values() if p.name in settings.configured]
     for provider in await asyncio.gather(*(_connect(p) for p in (*wanted, ProviderSettings(name="echo", kind="echo")))):
         engine.providers[provider.name] = provider
-    for skipped in settings.providers.values():
-        if skipped.name not in settings.configured and skipped.kind != "echo":
-            missing = "base URL" if skipped.kind == "compatible" else "key"
-            engine.meter.log.write("warning", f"provider {skipped.name} is skipped: it has no {missing}")
+
+
+def skipped_providers(settings: Settings) -> list[str]:
+    """A notice for each provider without a key. Anything else that a provider lacks is refused when settings are read."""
+    return [f"provider {p.name} is skipped: it has no key" for p in settings.providers.values() if not p.is_configured]
 
 
 async def _connect(settings: ProviderSettings) -> Provider:
@@ -256,7 +258,9 @@ async def warm_up(engine: Engine) -> None:
         return None
 
     loop = asyncio.get_running_loop()
-    quiet = Engine(**{name: getattr(engine, name) for name in engine.__struct_fields__} | {"ledger": Ledger(), "meter": _Silence()})
+    # An engine of its own, with the shipped limits: these calls are nobody's, are counted nowhere, and a small limit must not stop a start.
+    quiet = make_engine(replace(engine.settings, limits=Limits()), engine.catalog, Log("error"))
+    quiet.providers.update(engine.providers)
     for operation in ("generate", "stream"):
         now = loop.time()
         request = GenerateRequest(caller=Caller(tenant="sidecar"), prompt="warm-up", model="echo/echo")
@@ -266,17 +270,10 @@ async def warm_up(engine: Engine) -> None:
             request=request,
             metadata={},
             arrived=now,
-            deadline=now + 5,
+            deadline=now + 60,
             send=nobody if operation == "stream" else None,
         )
         await run(quiet, call)
-
-
-class _Silence(Meter):
-    """The warm-up call is nobody's: it is not counted."""
-
-    def __init__(self) -> None:
-        super().__init__(Log("error"), Metrics((), (), list))
 
 
 async def live_check(settings: Settings) -> list[tuple[str, bool, str]]:
