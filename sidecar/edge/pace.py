@@ -9,7 +9,7 @@ from math import ceil
 # all streams together send at most some 5,000 messages a second, until each of them sends ten.
 _SHARE_S = 0.0002
 _LEAST_S = 0.005  # a shorter rest would join nothing
-_LONGEST_S = 0.1
+_LONGEST_S = 0.09
 _TICK_S = 0.01  # rests end together, on this beat: waking once for many costs half as much as waking for each
 
 
