@@ -63,7 +63,7 @@ class Server(Struct, frozen=True):
     """
 
     listen: Address = "127.0.0.1:50051"  # port 0: any free one; "": no TCP door (then `socket` must be set)
-    socket: str = ""  # path of a Unix socket to listen on as well; "": none
+    socket: str = ""  # path of a Unix socket to listen on as well, for whoever can enter its folder (mode 0666); "": none
     ops_listen: Address = "127.0.0.1:9090"  # metrics and probes; may be any address; "": off
     grace_ms: Annotated[int, Meta(ge=0, le=3_600_000)] = 30_000  # how long calls in flight may go on after SIGTERM
     max_message_bytes: Annotated[int, Meta(ge=1024, le=1_073_741_824)] = 32 * 1024 * 1024  # one gRPC message, images included
