@@ -53,7 +53,7 @@ TOOL_CHOICES: Final = {"auto": "auto", "none": "none", "required": "any", "tool"
 
 
 def request(ask: GenerateAsk) -> dict[str, Any]:
-    """The body of POST /v1/messages. A schema is always strict here: the wire knows no other. Raises ProviderRejected."""
+    """The body of POST /v1/messages. A schema is always strict here. Raises ProviderRejected for a temperature above 1."""
     if ask.temperature is not None and ask.temperature > 1:
         raise ProviderRejected(f"temperature is {ask.temperature:g}; Anthropic takes 0 to 1")
     body: dict[str, Any] = {

@@ -92,7 +92,7 @@ def model_path(model: str) -> str:
 
 
 def request(ask: GenerateAsk) -> dict[str, Any]:
-    """The body of POST {model}:generateContent and :streamGenerateContent, which name the model. Raises ProviderRejected."""
+    """The body of POST {model}:generateContent and :streamGenerateContent, which name the model."""
     signed = not model_path(ask.model).rpartition("/")[2].startswith(_UNSIGNED)
     body: dict[str, Any] = {
         "contents": [

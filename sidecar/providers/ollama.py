@@ -62,7 +62,7 @@ DEFAULT_URL: Final = "http://127.0.0.1:11434"
 
 
 def request(ask: GenerateAsk) -> dict[str, Any]:
-    """The body of POST /api/chat. Raises ProviderRejected for a tool call in the conversation that is no JSON object."""
+    """The body of POST /api/chat."""
     options: dict[str, Any] = {"num_predict": ask.max_output_tokens}
     if ask.temperature is not None:
         options["temperature"] = ask.temperature

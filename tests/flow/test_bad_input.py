@@ -44,8 +44,8 @@ def schema(value: str, **rest: object) -> pb.ResponseFormat:
     return pb.ResponseFormat(json_schema=pb.JsonSchemaFormat(schema=value, **rest))
 
 
-def called(*ids: str) -> pb.Message:
-    calls = [pb.Part(tool_call=pb.ToolCall(id=one, name="t", arguments="{}")) for one in ids]
+def called(*ids: str, arguments: str = "{}") -> pb.Message:
+    calls = [pb.Part(tool_call=pb.ToolCall(id=one, name="t", arguments=arguments)) for one in ids]
     return pb.Message(role=pb.ROLE_ASSISTANT, parts=calls)
 
 
@@ -102,6 +102,14 @@ BAD = {
     "result_of_nothing": (
         ask(prompt="", messages=[user(text()), pb.Message(role=pb.ROLE_TOOL, parts=[RESULT])]),
         "INVALID_REQUEST", "messages[1].parts[0]", ("nobody",),
+    ),
+    "call_with_broken_arguments": (
+        ask(prompt="", messages=[user(text()), called("c1", arguments='{"a": '), answered("c1")]),
+        "INVALID_REQUEST", "messages[1].parts[0].tool_call.arguments", ("no JSON",),
+    ),
+    "call_with_a_list_for_arguments": (
+        ask(prompt="", messages=[user(text()), called("c1", arguments="[1]"), answered("c1")]),
+        "INVALID_REQUEST", "messages[1].parts[0].tool_call.arguments", ("no JSON object",),
     ),
     "call_without_result": (
         ask(prompt="", messages=[user(text()), called("c1"), user(text())]),
