@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 Role = Literal["system", "user", "assistant", "tool"]
 Operation = Literal["generate", "stream", "embed", "count_tokens"]
 
+# Who goes first where there are more calls than places.
+Priority = Literal["critical", "normal", "optional"]
+
+# How hard a question is; "": nobody says.
+Complexity = Literal["", "low", "medium", "high", "estimate"]
+
 # Why an answer ended, in one vocabulary for all providers. `stop` covers stop sequences too.
 Finish = Literal["stop", "length", "tool_calls", "content_filter", "refusal"]
 
@@ -113,6 +119,7 @@ class Caller(Struct, frozen=True):
     agent: str = ""
     step: int = 0
     tags: Mapping[str, str] = {}
+    priority: Priority = "normal"
 
 
 NOBODY = Caller()  # the caller of a request that names none; the same one always, so that it is known at a glance
@@ -141,6 +148,7 @@ class GenerateRequest(Struct, frozen=True):
     prompt_name: str = ""
     prompt_version: str = ""
     provider_options: Mapping[str, Any] = {}
+    complexity: Complexity = ""
 
 
 class EmbedRequest(Struct, frozen=True):
@@ -251,7 +259,10 @@ class Emit(Protocol):
 
 
 class Candidate(Struct, frozen=True):
-    """A model that may answer this call. `input_tokens` is counted for it; `max_nano_usd` is the most it alone can cost."""
+    """A model that may answer this call, at one endpoint. `input_tokens` is counted for it; `max_nano_usd` is the most it alone can cost.
+
+    `endpoint` is one region or key of the model's provider, "" where it has only one; `provider` is connected to it.
+    """
 
     model: Model
     provider: Provider
@@ -261,6 +272,13 @@ class Candidate(Struct, frozen=True):
     max_output_tokens: int
     max_nano_usd: int
     fallback: bool
+    endpoint: str = ""
+
+    @property
+    def target(self) -> str:
+        """What breakers, quotas and figures are kept for: `provider/model`, or `provider#endpoint/model`."""
+        model = self.model
+        return f"{model.provider}#{self.endpoint}/{model.name}" if self.endpoint else f"{model.provider}/{model.name}"
 
 
 class Skipped(Struct, frozen=True, gc=False):
@@ -306,6 +324,7 @@ class Call:
         "attempts",
         "begun",
         "candidates",
+        "complexity",
         "deadline",
         "error",
         "estimated",
@@ -379,6 +398,7 @@ class Call:
         # count: tokens of the prompt by model, filled as candidates ask for it
         self.size: Callable[[Model], Size] | None = None
         # choose
+        self.complexity: Complexity = ""  # what was said or estimated, where it chose something
         self.candidates: tuple[Candidate, ...] = ()
         self.skipped: tuple[Skipped, ...] = ()
         # recall

@@ -1,6 +1,7 @@
 """The values the catalogue is made of."""
 
 from datetime import date
+from typing import Literal
 
 from msgspec import Struct
 
@@ -82,6 +83,13 @@ class Node(Struct, frozen=True):
     max_output_tokens: int | None = None
     accuracy: str = "medium"
     structured: str = ""  # "", json_object, strict_schema
+    first_token_ms: int | None = None  # these three: None is as in the settings' [timeouts]
+    idle_ms: int | None = None
+    answer_ms: int | None = None
+    on_cut: Literal["fail", "restart", "hold"] = "fail"  # of a stream whose request does not say
+    hedge: bool = False
+    hedge_after_ms: int | None = None  # None: the first candidate's own p95
+    complexity: Literal["", "low", "medium", "high", "estimate"] = ""  # of a call that does not say
     is_listed: bool = True
 
 

@@ -169,6 +169,13 @@ def _nodes(shipped: Mapping[str, Mapping[str, NodeRow]], own: Mapping[str, Mappi
                     max_output_tokens=row.max_output_tokens,
                     accuracy=row.accuracy or "medium",
                     structured=row.structured or "",
+                    first_token_ms=row.first_token_ms,
+                    idle_ms=row.idle_ms,
+                    answer_ms=row.answer_ms,
+                    on_cut=row.on_cut or "fail",
+                    hedge=row.hedge is True,
+                    hedge_after_ms=row.hedge_after_ms,
+                    complexity=row.complexity or "",
                 ),
             )
 

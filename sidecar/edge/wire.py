@@ -41,6 +41,8 @@ _ROLES: dict[int, Role] = {pb.ROLE_SYSTEM: "system", pb.ROLE_USER: "user", pb.RO
 _CHOICES: dict[int, Literal["auto", "none", "required", "tool"]] = {0: "auto", 1: "auto", 2: "none", 3: "required", 4: "tool"}
 _CACHE_MODES = {0: "", 1: "default", 2: "bypass", 3: "refresh", 4: "only"}
 _ON_CUT = {0: "", 1: "fail", 2: "restart", 3: "hold"}
+_COMPLEXITIES = {0: "", 1: "low", 2: "medium", 3: "high", 4: "estimate"}
+_PRIORITIES = {0: "normal", 1: "critical", 2: "normal", 3: "optional"}
 FINISHES: dict[Finish, pb.FinishReason.ValueType] = {
     "stop": pb.FINISH_REASON_STOP,
     "length": pb.FINISH_REASON_LENGTH,
@@ -85,6 +87,7 @@ def generate_request(message: pb.GenerateRequest) -> GenerateRequest:
         message.prompt_ref.name,
         message.prompt_ref.version,
         options(message.provider_options) if has("provider_options") else {},
+        _known(_COMPLEXITIES, message.complexity, "complexity"),
     )
 
 
@@ -137,6 +140,7 @@ def _caller(message: pb.Caller) -> Caller:
         message.agent,
         message.step,
         dict(message.tags),
+        _known(_PRIORITIES, message.priority, "caller.priority"),
     )
 
 
@@ -343,7 +347,14 @@ def set_cost(cost: pb.Cost, nano_usd: int, model: Model | None) -> None:
 
 def attempts_message(call: Call) -> list[pb.Attempt]:
     return [
-        pb.Attempt(provider=t.candidate.model.provider, model=t.candidate.model.id, outcome=t.outcome, ms=t.duration_ns // 1_000_000)
+        pb.Attempt(
+            provider=t.candidate.model.provider,
+            model=t.candidate.model.id,
+            outcome=t.outcome,
+            ms=t.duration_ns // 1_000_000,
+            endpoint=t.candidate.endpoint,
+            nano_usd=t.nano_usd,
+        )
         for t in call.attempts
     ]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from sidecar.observe.log import Log
+from sidecar.observe.events import Event, Events
+from sidecar.observe.log import Level, Log
 from sidecar.observe.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from sidecar.call import Call
     from sidecar.errors import SidecarError
 
-__all__ = ["Log", "Meter", "Metrics", "ProviderRecord"]
+__all__ = ["Event", "Events", "Log", "Meter", "Metrics", "ProviderRecord"]
 
 
 class ProviderRecord:
@@ -34,7 +35,14 @@ class Meter:
     def __init__(self, log: Log, metrics: Metrics) -> None:
         self.log = log
         self.metrics = metrics
+        self.events = Events()
         self.providers: dict[str, ProviderRecord] = {}
+
+    def event(self, kind: str, message: str, level: Level = "warning", **facts: str) -> None:
+        """Something that an operator will want to know of: a log line, a count and an entry in the list of events."""
+        self.log.write(level, message, event=kind, **facts)
+        self.metrics.events.labels(kind).inc()
+        self.events.add(kind, message, facts)
 
     def attempt(self, provider: str, error: SidecarError | None) -> None:
         """One attempt at a provider ended."""

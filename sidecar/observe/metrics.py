@@ -74,6 +74,7 @@ class Metrics:
         self._series: dict[Where, _Series] = {}
         self.budget_warnings = Counter("llm_budget_warning_total", "Accounts that reached their warning threshold.", registry=registry)
         self.overruns = Counter("llm_budget_overrun_total", "Calls that cost more than was held for them.", registry=registry)
+        self.events = Counter("llm_event_total", "What operators are told of: see OpsService.ListEvents.", ["kind"], registry=registry)
         self.in_flight = Gauge("llm_calls_in_flight", "Calls being answered now.", registry=registry)
         self._recent = Recent()
         registry.register(_Calls(self._series))

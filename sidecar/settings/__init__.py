@@ -6,7 +6,10 @@
     [services.NAME]     a service's own models, concurrency       SIDECAR_SERVICES__ORACLE__CONCURRENCY=5
     [nodes.SERVICE.NODE] rows over or beside the shipped ones     SIDECAR_NODES__RAG__ANSWER__PRIMARY=gpt-4o
     [models."NAME"]     prices and facts over or beside the catalogue's
-    [catalog] [timeouts] [limits] [logging] [tracing]
+    [plans.NAME]        which models a user's plan allows
+    [retries.FAILURE]   what to do after a failed attempt: rate_limited, unavailable, garbled, stream_cut, timeout, schema_violated
+    [tiers]             the cheap, the standard and the strong model, for calls that say how hard they are
+    [catalog] [timeouts] [limits] [admission] [health] [redis] [logging] [tracing]
 
 A variable's name is `SIDECAR_`, then the key path in upper case with `__` between its parts; what is no letter or digit in a name is
 `_`. Lists are written a,b and tables of text name=value,name=value. An empty variable counts as not set. The environment wins over
@@ -20,7 +23,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from msgspec import Meta, Struct, field
 from msgspec.structs import replace
@@ -54,6 +57,17 @@ Count = Annotated[int, Meta(ge=1, le=100_000_000)]
 Tokens = Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Temperature = Annotated[float, Meta(ge=0, le=2)]
+Percent = Annotated[int, Meta(ge=0, le=100)]
+RedisUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"^(redis|rediss)://[^\s/@?#]+(/[0-9]+)?$",
+        description='an address like "redis://127.0.0.1:6379/0", rediss:// for TLS (user and password belong into keys of their own)',
+    ),
+]
+
+# The failures that a rule can be set for; what each means is in `errors.py`.
+FailureName = Literal["rate_limited", "unavailable", "garbled", "stream_cut", "timeout", "schema_violated"]
 
 
 class Server(Struct, frozen=True):
@@ -70,6 +84,7 @@ class Server(Struct, frozen=True):
     max_prompt_bytes: Annotated[int, Meta(ge=1024, le=1_073_741_824)] = 4 * 1024 * 1024  # all text of one request
     reflection: bool = True
     data_dir: str | None = None  # what must outlive the process goes here; None: it is kept in memory only
+    language: Literal["en", "ko"] = "en"  # of messages for people, where the caller's metadata `accept-language` names neither
 
 
 class Profile(Struct, frozen=True):
@@ -87,11 +102,24 @@ class Profile(Struct, frozen=True):
     preferred: tuple[str, ...] = ()
 
 
+class Endpoint(Struct, frozen=True):
+    """One region or key of a provider; what is not set comes from the provider. `weight` is its share of the calls, 0: only in need."""
+
+    api_key: Key | None = None
+    base_url: Url | None = None
+    headers: Mapping[HeaderName, HeaderValue] = {}
+    weight: Annotated[float, Meta(ge=0, le=1000)] = 1.0
+
+    def __repr__(self) -> str:
+        return f"Endpoint(base_url={self.base_url!r}, api_key={'hidden' if self.api_key else 'none'}, headers={list(self.headers)})"
+
+
 class ProviderSettings(Struct, frozen=True):
     """One provider to call. It counts as configured when it has what its kind needs: a key, a base URL (compatible), or a table (ollama).
 
     With `service` the provider is for that service's calls only, in place of the provider in its name: `oracle-openai` stands in for
-    `openai` when service `oracle` calls. `model` and `embedding_model` are the ones meant by `NAME/`.
+    `openai` when service `oracle` calls. `model` and `embedding_model` are the ones meant by `NAME/`. With `endpoints` the provider has
+    several regions or keys: the healthiest first, by weight.
     """
 
     name: str = ""  # filled in from the table's name
@@ -103,6 +131,7 @@ class ProviderSettings(Struct, frozen=True):
     model: str = ""
     embedding_model: str = ""
     service: str = ""
+    endpoints: Mapping[Name, Endpoint] = {}
 
     @property
     def is_configured(self) -> bool:
@@ -114,6 +143,29 @@ class ProviderSettings(Struct, frozen=True):
     def __repr__(self) -> str:
         secrets = f"api_key={'hidden' if self.api_key else 'none'}, headers={list(self.headers)}"
         return f"ProviderSettings(name={self.name!r}, kind={self.kind!r}, base_url={self.base_url!r}, {secrets})"
+
+
+class RetryRow(Struct, frozen=True):
+    """What to do after one kind of failure; what is not set comes from the row below (a service's, the deployment's, the shipped one).
+
+    `retries` of the same model after the first try; before the n-th of them at most `waits_ms[n]` (the last figure repeats), a random
+    share of it, so that callers do not come back together. `others_first`: untried candidates go before another try.
+    """
+
+    retries: Annotated[int, Meta(ge=0, le=20)] | None = None
+    waits_ms: tuple[Annotated[int, Meta(ge=0, le=3_600_000)], ...] | None = None
+    others_first: bool | None = None
+
+
+class Degradation(Struct, frozen=True):
+    """What a caller is told to do when nobody answers; what is not set comes from the service's row, then from the shipped one."""
+
+    action: str | None = None
+    message_en: str | None = None
+    message_ko: str | None = None
+    http_status: Annotated[int, Meta(ge=400, le=599)] | None = None
+    most_retries: Annotated[int, Meta(ge=0, le=100)] | None = None
+    code: str | None = None
 
 
 class Service(Struct, frozen=True):
@@ -128,7 +180,16 @@ class Service(Struct, frozen=True):
     queue: Annotated[int, Meta(ge=0, le=1_000_000)] = 100  # calls that may wait for a place; one more is refused
     cache_acceptance: Share = 0.95  # least similarity at which a cached answer may be given
     breaker_failures: Annotated[int, Meta(ge=1, le=1_000_000)] = 3  # in a row, until a model is left alone
-    breaker_open_ms: Milliseconds = 30_000  # for how long, before one trial
+    breaker_open_ms: Milliseconds = 30_000  # for how long, before the trials
+    breaker_trials: Annotated[int, Meta(ge=1, le=1_000)] = 1  # calls let through then, whatever the number of callers
+    breaker_rate_percent: Percent = 50  # of the calls in the window: above it the breaker opens too; 0: never for that
+    breaker_window_ms: Milliseconds = 60_000
+    breaker_least_calls: Annotated[int, Meta(ge=1, le=1_000_000)] = 20  # in the window, before its rate says anything
+    breaker_opens_on_rate_limit: bool = False  # at once, for as long as the provider asks to wait
+    breaker_off: bool = False  # nothing is ever passed over
+    most_attempts: Annotated[int, Meta(ge=1, le=100)] = 6  # in one call, all candidates together
+    retries: Mapping[FailureName, RetryRow] = {}
+    degradation: Degradation = Degradation()
 
 
 class NodeRow(Struct, frozen=True):
@@ -144,6 +205,14 @@ class NodeRow(Struct, frozen=True):
     max_output_tokens: Count | None = None
     accuracy: Literal["low", "medium", "high", "highest"] | None = None
     structured: Literal["", "json_object", "strict_schema"] | None = None
+    first_token_ms: Milliseconds | None = None  # these three: None is as in [timeouts]
+    idle_ms: Milliseconds | None = None
+    answer_ms: Milliseconds | None = None
+    on_cut: Literal["fail", "restart", "hold"] | None = None  # of streams whose request does not say; None: fail
+    hedge: bool | None = None  # ask the second candidate too when the first is silent for longer than it mostly is; None: no
+    hedge_after_ms: Milliseconds | None = None  # silent for so long; None: for the first candidate's own p95, once that is known
+    complexity: Literal["", "low", "medium", "high", "estimate"] | None = None  # of calls that do not say; None or "": it chooses nothing
+    degradation: Degradation | None = None
 
 
 class ModelRow(Struct, frozen=True):
@@ -176,6 +245,25 @@ class ModelRow(Struct, frozen=True):
     tokens_per_minute: Count | None = None
 
 
+class Plan(Struct, frozen=True):
+    """What a user's plan allows. A plan that settings do not name limits nothing.
+
+    `models`: only these may answer, and the first that can stands in where a node wants others; empty: all. `preferred`: the user may
+    store one of these as their own choice; empty: they may store none.
+    """
+
+    models: tuple[str, ...] = ()
+    preferred: tuple[str, ...] = ()
+
+
+class Tiers(Struct, frozen=True):
+    """The models for easy, usual and hard questions (`complexity`)."""
+
+    cheap: str = "gpt-4o-mini"
+    standard: str = "gpt-4o"
+    strong: str = "claude-sonnet-4"
+
+
 class CatalogSettings(Struct, frozen=True):
     """`pin` names retired models that shall be called all the same; `soon_days` is how early `sidecar check` warns of an end."""
 
@@ -184,11 +272,61 @@ class CatalogSettings(Struct, frozen=True):
 
 
 class Timeouts(Struct, frozen=True):
-    """How long a provider may take. `total_ms` is the budget of a call whose caller gave no deadline."""
+    """How long a provider may take; for connecting see `providers.NAME.connect_timeout_ms`.
 
-    first_token_ms: Milliseconds = 15_000
-    idle_ms: Milliseconds = 30_000  # between two pieces of a stream, and until the whole reply of a call that is not streamed
+    `total_ms` is the budget of a call whose caller gave no deadline.
+    """
+
+    headers_ms: Milliseconds = 15_000  # of a streamed answer
+    first_token_ms: Milliseconds = 15_000  # of a streamed answer, counted from the question
+    idle_ms: Milliseconds = 30_000  # between two pieces of a streamed answer
+    stream_ms: Milliseconds = 600_000  # a streamed answer as a whole
+    answer_ms: Milliseconds = 30_000  # an answer that is not streamed, as a whole
     total_ms: Milliseconds = 60_000
+    first_share: Share = 0.6  # of the time that is left, what one try may be silent for while another candidate is untried
+
+
+class Retries(Struct, frozen=True):
+    """The table of failures for all services, and how much of a provider's traffic retries may be, so that they never double an outage."""
+
+    rate_limited: RetryRow = RetryRow()
+    unavailable: RetryRow = RetryRow()
+    garbled: RetryRow = RetryRow()
+    stream_cut: RetryRow = RetryRow()
+    timeout: RetryRow = RetryRow()
+    schema_violated: RetryRow = RetryRow()
+    budget_percent: Percent = 20  # retries per call at one provider, in the long run
+    budget_per_second: Annotated[int, Meta(ge=0, le=1_000_000)] = 1  # beside that, so that a lone caller is not left without any
+    budget_most: Annotated[int, Meta(ge=1, le=1_000_000)] = 20  # saved up
+    set_aside_ms: Milliseconds = 300_000  # a key that was refused, a model whose quota is used up, where the provider does not say
+
+
+class Admission(Struct, frozen=True):
+    """When the sidecar itself falls behind, it refuses the least important calls first: the event loop's lag says how far behind it is."""
+
+    lag_optional_ms: Milliseconds = 250  # from here on optional calls are refused
+    lag_normal_ms: Milliseconds = 1_000  # from here on normal ones too; critical ones never
+
+
+class Health(Struct, frozen=True):
+    """Active checks: a list of models is fetched from each endpoint every `check_interval_ms`; 0: traffic alone tells."""
+
+    check_interval_ms: Annotated[int, Meta(ge=0, le=86_400_000)] = 0
+    check_timeout_ms: Milliseconds = 5_000
+    window_ms: Milliseconds = 300_000  # nodes and providers that were called in it are in use
+
+
+class Redis(Struct, frozen=True):
+    """A Redis or Valkey that pods share, never required: breakers tell each other of a provider that fails."""
+
+    url: RedisUrl | None = None  # None: none
+    username: str = ""
+    password: Key | None = None
+    ca_file: str = ""  # for rediss://; "": the system's
+    prefix: Name = "sidecar"  # of all keys and channels
+
+    def __repr__(self) -> str:
+        return f"Redis(url={self.url!r}, password={'hidden' if self.password else 'none'})"
 
 
 class Limits(Struct, frozen=True):
@@ -197,6 +335,8 @@ class Limits(Struct, frozen=True):
     tenant_day_nano_usd: NanoUsd = field(default=NanoUsd(30_000_000_000), name="tenant_day_usd")
     tenant_day_tokens: Tokens = 1_000_000
     warn_percent: Annotated[int, Meta(ge=1, le=100)] = 80
+    tenant_requests_per_minute: Count | None = None  # None: not limited
+    tenant_tokens_per_minute: Count | None = None
 
 
 class Logging(Struct, frozen=True):
@@ -228,9 +368,15 @@ class Tables(Struct, frozen=True):
     services: Mapping[Name, Service] = {}
     nodes: Mapping[Name, Mapping[Name, NodeRow]] = {}
     models: Mapping[str, ModelRow] = {}
+    plans: Mapping[Name, Plan] = {}
+    tiers: Tiers = Tiers()
     catalog: CatalogSettings = CatalogSettings()
     timeouts: Timeouts = Timeouts()
+    retries: Retries = Retries()
     limits: Limits = Limits()
+    admission: Admission = Admission()
+    health: Health = Health()
+    redis: Redis = Redis()
     logging: Logging = Logging()
     tracing: Tracing = Tracing()
 
@@ -238,8 +384,11 @@ class Tables(Struct, frozen=True):
 # Policy figures that belong to single services; a table in the file replaces them key by key.
 SERVICES = {
     "oracle": Service(concurrency=5, cache_acceptance=0.90),
-    "synapse": Service(concurrency=3),
+    "synapse": Service(concurrency=3, breaker_opens_on_rate_limit=True),
     "vision": Service(breaker_failures=5),
+    "weaver": Service(
+        breaker_off=True, retries={name: RetryRow(retries=0) for name in get_args(FailureName)}
+    ),  # its next batch tries again
 }
 
 

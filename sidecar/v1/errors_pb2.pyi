@@ -199,3 +199,48 @@ class Partial(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Partial: _TypeAlias = Partial  # noqa: Y015
+
+@_typing.final
+class Degradation(_message.Message):
+    """What the caller can do now that no model answers. A detail of the status of every failure that is not the request's own fault.
+
+    What it says is set per service and node (`degradation`); it is there so that a client can act without reading a message.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    HTTP_STATUS_FIELD_NUMBER: _builtins.int
+    MOST_RETRIES_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    action: _builtins.str
+    """What to do, for programs: for example `restore_todo`, `requeue`, `skip`, `sql_direct_input`, `manual_pivot_builder`, `retry_button`."""
+    message: _builtins.str
+    """The same for people, in `language`."""
+    language: _builtins.str
+    """The language of `message`: `en` or `ko`, as metadata `accept-language` asks, else as settings say."""
+    http_status: _builtins.int
+    """The HTTP status that a service should answer its own client with, for example 503."""
+    most_retries: _builtins.int
+    """How often a client may offer or make another try. 0: none."""
+    code: _builtins.str
+    """The code that the service's own clients know this by, for example `LLM_UNAVAILABLE`. Empty: none."""
+    def __init__(
+        self,
+        *,
+        action: _builtins.str = ...,
+        message: _builtins.str = ...,
+        language: _builtins.str = ...,
+        http_status: _builtins.int = ...,
+        most_retries: _builtins.int = ...,
+        code: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "code", b"code", "http_status", b"http_status", "language", b"language", "message", b"message", "most_retries", b"most_retries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Degradation: _TypeAlias = Degradation  # noqa: Y015

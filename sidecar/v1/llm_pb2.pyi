@@ -26,6 +26,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """Not set: as NORMAL."""
+    PRIORITY_CRITICAL: _Priority.ValueType  # 1
+    """Goes before all others in the queue and is refused last."""
+    PRIORITY_NORMAL: _Priority.ValueType  # 2
+    """The usual."""
+    PRIORITY_OPTIONAL: _Priority.ValueType  # 3
+    """Goes last and is refused first."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Who goes first, and who is refused first, when a service has more calls than places or the sidecar itself falls behind."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""Not set: as NORMAL."""
+PRIORITY_CRITICAL: Priority.ValueType  # 1
+"""Goes before all others in the queue and is refused last."""
+PRIORITY_NORMAL: Priority.ValueType  # 2
+"""The usual."""
+PRIORITY_OPTIONAL: Priority.ValueType  # 3
+"""Goes last and is refused first."""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 class _Role:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -65,7 +93,7 @@ class _OnCut:
 class _OnCutEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnCut.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ON_CUT_UNSPECIFIED: _OnCut.ValueType  # 0
-    """Not set: as FAIL."""
+    """Not set: the node's, else as FAIL."""
     ON_CUT_FAIL: _OnCut.ValueType  # 1
     """End with an error that carries what was produced."""
     ON_CUT_RESTART: _OnCut.ValueType  # 2
@@ -77,7 +105,7 @@ class OnCut(_OnCut, metaclass=_OnCutEnumTypeWrapper):
     """What to do when a stream breaks after its first piece."""
 
 ON_CUT_UNSPECIFIED: OnCut.ValueType  # 0
-"""Not set: as FAIL."""
+"""Not set: the node's, else as FAIL."""
 ON_CUT_FAIL: OnCut.ValueType  # 1
 """End with an error that carries what was produced."""
 ON_CUT_RESTART: OnCut.ValueType  # 2
@@ -85,6 +113,38 @@ ON_CUT_RESTART: OnCut.ValueType  # 2
 ON_CUT_HOLD: OnCut.ValueType  # 3
 """Hold all pieces back until the answer is whole; a cut is then mended unseen."""
 Global___OnCut: _TypeAlias = OnCut  # noqa: Y015
+
+class _Complexity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ComplexityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Complexity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COMPLEXITY_UNSPECIFIED: _Complexity.ValueType  # 0
+    """Not set: the node's; where that is not set either, complexity chooses nothing."""
+    COMPLEXITY_LOW: _Complexity.ValueType  # 1
+    """The cheap model is good enough."""
+    COMPLEXITY_MEDIUM: _Complexity.ValueType  # 2
+    """The standard model."""
+    COMPLEXITY_HIGH: _Complexity.ValueType  # 3
+    """The strong model."""
+    COMPLEXITY_ESTIMATE: _Complexity.ValueType  # 4
+    """The sidecar estimates which of the three it is; Explain says what it found."""
+
+class Complexity(_Complexity, metaclass=_ComplexityEnumTypeWrapper):
+    """How hard a question is: it chooses among the cheap, the standard and the strong model of settings (`tiers`)."""
+
+COMPLEXITY_UNSPECIFIED: Complexity.ValueType  # 0
+"""Not set: the node's; where that is not set either, complexity chooses nothing."""
+COMPLEXITY_LOW: Complexity.ValueType  # 1
+"""The cheap model is good enough."""
+COMPLEXITY_MEDIUM: Complexity.ValueType  # 2
+"""The standard model."""
+COMPLEXITY_HIGH: Complexity.ValueType  # 3
+"""The strong model."""
+COMPLEXITY_ESTIMATE: Complexity.ValueType  # 4
+"""The sidecar estimates which of the three it is; Explain says what it found."""
+Global___Complexity: _TypeAlias = Complexity  # noqa: Y015
 
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -159,6 +219,7 @@ class Caller(_message.Message):
     AGENT_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     """The calling service, for example `oracle`. Empty: the part of `node` before the dot, else `default`."""
     node: _builtins.str
@@ -177,6 +238,8 @@ class Caller(_message.Message):
     """The agent of that run. Empty: none."""
     step: _builtins.int
     """The step of that run, counted from 1. 0: not told. Negative is invalid."""
+    priority: Global___Priority.ValueType
+    """How much the call matters when not all can be served. Not set: as NORMAL."""
     @_builtins.property
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's own labels; recorded, never interpreted. At most 16, keys and values at most 256 bytes."""
@@ -193,10 +256,11 @@ class Caller(_message.Message):
         agent: _builtins.str = ...,
         step: _builtins.int = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "node", b"node", "plan", b"plan", "run", b"run", "service", b"service", "step", b"step", "tags", b"tags", "tenant", b"tenant", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "node", b"node", "plan", b"plan", "priority", b"priority", "run", b"run", "service", b"service", "step", b"step", "tags", b"tags", "tenant", b"tenant", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -681,6 +745,7 @@ class GenerateRequest(_message.Message):
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     PROMPT_REF_FIELD_NUMBER: _builtins.int
     PROVIDER_OPTIONS_FIELD_NUMBER: _builtins.int
+    COMPLEXITY_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """One user message. Either this or `messages` must be set, not both. Only white space is invalid."""
     system: _builtins.str
@@ -698,9 +763,11 @@ class GenerateRequest(_message.Message):
     seed: _builtins.int
     """For repeatable answers, where the provider knows it. Any integer."""
     on_cut: Global___OnCut.ValueType
-    """For Stream; Generate mends what it can before it answers."""
+    """For Stream; Generate mends what it can before it answers. Not set: the node's, else FAIL."""
     idempotency_key: _builtins.str
     """The caller's own name for this call, to find it by: it is recorded. Repeats are not recognised by it. At most 256 characters."""
+    complexity: Global___Complexity.ValueType
+    """How hard the question is. It chooses a model where `model` is empty and neither the user's preference nor MODEL_<SERVICE>_<NODE> does."""
     @_builtins.property
     def caller(self) -> Global___Caller:
         """Who asks. Not set: metadata, else the defaults that Caller names."""
@@ -766,10 +833,11 @@ class GenerateRequest(_message.Message):
         idempotency_key: _builtins.str = ...,
         prompt_ref: Global___PromptRef | None = ...,
         provider_options: _struct_pb2.Struct | None = ...,
+        complexity: Global___Complexity.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "cache", b"cache", "caller", b"caller", "max_output_tokens", b"max_output_tokens", "prompt_ref", b"prompt_ref", "provider_options", b"provider_options", "response_format", b"response_format", "seed", b"seed", "temperature", b"temperature", "tool_choice", b"tool_choice", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "cache", b"cache", "caller", b"caller", "idempotency_key", b"idempotency_key", "max_output_tokens", b"max_output_tokens", "messages", b"messages", "model", b"model", "on_cut", b"on_cut", "prompt", b"prompt", "prompt_ref", b"prompt_ref", "provider_options", b"provider_options", "response_format", b"response_format", "seed", b"seed", "stop", b"stop", "system", b"system", "temperature", b"temperature", "tool_choice", b"tool_choice", "tools", b"tools", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "cache", b"cache", "caller", b"caller", "complexity", b"complexity", "idempotency_key", b"idempotency_key", "max_output_tokens", b"max_output_tokens", "messages", b"messages", "model", b"model", "on_cut", b"on_cut", "prompt", b"prompt", "prompt_ref", b"prompt_ref", "provider_options", b"provider_options", "response_format", b"response_format", "seed", b"seed", "stop", b"stop", "system", b"system", "temperature", b"temperature", "tool_choice", b"tool_choice", "tools", b"tools", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_output_tokens: _TypeAlias = _typing.Literal["max_output_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_output_tokens: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens"]  # noqa: Y015
@@ -904,16 +972,22 @@ class Attempt(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     MS_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    NANO_USD_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """The provider that was asked."""
     model: _builtins.str
     """The model that was asked."""
     outcome: _builtins.str
     """`ok`, a name of ErrorReason without prefix (for example `PROVIDER_TIMEOUT`), or `INTERRUPTED`: the caller went away, its time was
-    up, or the sidecar stopped.
+    up, or the sidecar stopped; or `HEDGED`: another try, begun beside it, answered first.
     """
     ms: _builtins.int
     """How long it took, in milliseconds."""
+    endpoint: _builtins.str
+    """Which of the provider's endpoints (regions, keys) was asked. Empty: it has only one."""
+    nano_usd: _builtins.int
+    """What it is taken to have cost, in nano-dollars."""
     def __init__(
         self,
         *,
@@ -921,10 +995,12 @@ class Attempt(_message.Message):
         model: _builtins.str = ...,
         outcome: _builtins.str = ...,
         ms: _builtins.int = ...,
+        endpoint: _builtins.str = ...,
+        nano_usd: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "ms", b"ms", "outcome", b"outcome", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "model", b"model", "ms", b"ms", "nano_usd", b"nano_usd", "outcome", b"outcome", "provider", b"provider"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from sidecar.v1 import llm_pb2 as _llm_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +20,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Health:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HealthEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Health.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HEALTH_UNSPECIFIED: _Health.ValueType  # 0
+    """It has not been asked yet."""
+    HEALTH_UP: _Health.ValueType  # 1
+    """It answers."""
+    HEALTH_DEGRADED: _Health.ValueType  # 2
+    """Some of it answers: some models or endpoints are left alone."""
+    HEALTH_DOWN: _Health.ValueType  # 3
+    """It does not answer."""
+
+class Health(_Health, metaclass=_HealthEnumTypeWrapper):
+    """Whether somebody can be expected to answer."""
+
+HEALTH_UNSPECIFIED: Health.ValueType  # 0
+"""It has not been asked yet."""
+HEALTH_UP: Health.ValueType  # 1
+"""It answers."""
+HEALTH_DEGRADED: Health.ValueType  # 2
+"""Some of it answers: some models or endpoints are left alone."""
+HEALTH_DOWN: Health.ValueType  # 3
+"""It does not answer."""
+Global___Health: _TypeAlias = Health  # noqa: Y015
 
 @_typing.final
 class GetStatusRequest(_message.Message):
@@ -50,6 +79,7 @@ class GetStatusResponse(_message.Message):
     DRAINING_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     NOTICES_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The version of the sidecar."""
     calls_in_flight: _builtins.int
@@ -70,6 +100,12 @@ class GetStatusResponse(_message.Message):
     def notices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What was noticed at start: providers without a key, retired models."""
 
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeStatus]:
+        """Nodes that were called in the last minutes, and whether somebody is left to answer them. While one has nobody left, gRPC health says
+        NOT_SERVING.
+        """
+
     def __init__(
         self,
         *,
@@ -80,10 +116,11 @@ class GetStatusResponse(_message.Message):
         draining: _builtins.bool = ...,
         environment: _builtins.str = ...,
         notices: _abc.Iterable[_builtins.str] | None = ...,
+        nodes: _abc.Iterable[Global___NodeStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["uptime", b"uptime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls_in_flight", b"calls_in_flight", "draining", b"draining", "environment", b"environment", "notices", b"notices", "providers", b"providers", "uptime", b"uptime", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls_in_flight", b"calls_in_flight", "draining", b"draining", "environment", b"environment", "nodes", b"nodes", "notices", b"notices", "providers", b"providers", "uptime", b"uptime", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -103,6 +140,9 @@ class ProviderStatus(_message.Message):
     LAST_ERROR_AGE_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    HEALTH_SOURCE_FIELD_NUMBER: _builtins.int
+    ENDPOINTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """As settings call it."""
     kind: _builtins.str
@@ -117,9 +157,17 @@ class ProviderStatus(_message.Message):
     """Attempts since the start."""
     failures: _builtins.int
     """Of these, failed."""
+    health: Global___Health.ValueType
+    """Whether it can be expected to answer."""
+    health_source: _builtins.str
+    """How that is known: `traffic` (calls of the last minutes), `check` (an active check), or empty: it is not known."""
     @_builtins.property
     def last_error_age(self) -> _duration_pb2.Duration:
         """How long ago that was. Not set: no failure."""
+
+    @_builtins.property
+    def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndpointStatus]:
+        """Its endpoints (regions, keys). Empty: it has only one."""
 
     def __init__(
         self,
@@ -132,14 +180,87 @@ class ProviderStatus(_message.Message):
         last_error_age: _duration_pb2.Duration | None = ...,
         attempts: _builtins.int = ...,
         failures: _builtins.int = ...,
+        health: Global___Health.ValueType = ...,
+        health_source: _builtins.str = ...,
+        endpoints: _abc.Iterable[Global___EndpointStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_error_age", b"last_error_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "configured", b"configured", "failures", b"failures", "has_key", b"has_key", "kind", b"kind", "last_error", b"last_error", "last_error_age", b"last_error_age", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "configured", b"configured", "endpoints", b"endpoints", "failures", b"failures", "has_key", b"has_key", "health", b"health", "health_source", b"health_source", "kind", b"kind", "last_error", b"last_error", "last_error_age", b"last_error_age", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProviderStatus: _TypeAlias = ProviderStatus  # noqa: Y015
+
+@_typing.final
+class EndpointStatus(_message.Message):
+    """One endpoint of a provider: a region or a key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_LEFT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name in settings."""
+    weight: _builtins.float
+    """Its share of the calls, among endpoints that are well."""
+    health: Global___Health.ValueType
+    """Whether it can be expected to answer."""
+    set_aside: _builtins.str
+    """Why it is set aside, for example `PROVIDER_AUTH_FAILED`. Empty: it is not."""
+    @_builtins.property
+    def set_aside_left(self) -> _duration_pb2.Duration:
+        """For how long still. Not set: it is not set aside."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        weight: _builtins.float = ...,
+        health: Global___Health.ValueType = ...,
+        set_aside: _builtins.str = ...,
+        set_aside_left: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["set_aside_left", b"set_aside_left"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["health", b"health", "name", b"name", "set_aside", b"set_aside", "set_aside_left", b"set_aside_left", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndpointStatus: _TypeAlias = EndpointStatus  # noqa: Y015
+
+@_typing.final
+class NodeStatus(_message.Message):
+    """One node that has been called lately."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CANDIDATES_LEFT_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`service.node`."""
+    candidates_left: _builtins.int
+    """Candidates that may be asked now."""
+    candidates: _builtins.int
+    """All of its candidates."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        candidates_left: _builtins.int = ...,
+        candidates: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "candidates_left", b"candidates_left", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeStatus: _TypeAlias = NodeStatus  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):
@@ -296,10 +417,13 @@ class ExplainResponse(_message.Message):
     NOTICES_FIELD_NUMBER: _builtins.int
     SERVICE_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
+    COMPLEXITY_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     """The service the call was taken to come from."""
     node: _builtins.str
     """The node it was taken to be for."""
+    complexity: _builtins.str
+    """How hard the question was said or estimated to be: `low`, `medium` or `high`. Empty: complexity chose nothing."""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
         """Who would be asked, best first."""
@@ -330,10 +454,11 @@ class ExplainResponse(_message.Message):
         notices: _abc.Iterable[_builtins.str] | None = ...,
         service: _builtins.str = ...,
         node: _builtins.str = ...,
+        complexity: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["max_cost", b"max_cost"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "candidates", b"candidates", "max_cost", b"max_cost", "node", b"node", "notices", b"notices", "service", b"service", "skipped", b"skipped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "candidates", b"candidates", "complexity", b"complexity", "max_cost", b"max_cost", "node", b"node", "notices", b"notices", "service", b"service", "skipped", b"skipped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -353,6 +478,8 @@ class Candidate(_message.Message):
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_COST_FIELD_NUMBER: _builtins.int
     FALLBACK_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    BREAKER_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Its name in the catalogue."""
     provider: _builtins.str
@@ -367,6 +494,10 @@ class Candidate(_message.Message):
     """The most tokens it may put out."""
     fallback: _builtins.bool
     """It comes into play only if those before it fail."""
+    endpoint: _builtins.str
+    """Which of the provider's endpoints would be asked. Empty: it has only one."""
+    breaker: _builtins.str
+    """Its breaker: `closed`, `open` or `half_open`. An open one is passed over."""
     @_builtins.property
     def max_cost(self) -> _llm_pb2.Cost:
         """The most this candidate alone could cost."""
@@ -382,10 +513,12 @@ class Candidate(_message.Message):
         max_output_tokens: _builtins.int = ...,
         max_cost: _llm_pb2.Cost | None = ...,
         fallback: _builtins.bool = ...,
+        endpoint: _builtins.str = ...,
+        breaker: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["max_cost", b"max_cost"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimated", b"estimated", "fallback", b"fallback", "input_tokens", b"input_tokens", "max_cost", b"max_cost", "max_output_tokens", b"max_output_tokens", "model", b"model", "provider", b"provider", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "endpoint", b"endpoint", "estimated", b"estimated", "fallback", b"fallback", "input_tokens", b"input_tokens", "max_cost", b"max_cost", "max_output_tokens", b"max_output_tokens", "model", b"model", "provider", b"provider", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -505,3 +638,434 @@ class DrainResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DrainResponse: _TypeAlias = DrainResponse  # noqa: Y015
+
+@_typing.final
+class ListBreakersRequest(_message.Message):
+    """Which breakers to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    service: _builtins.str
+    """Only this service's. Empty: all."""
+    def __init__(
+        self,
+        *,
+        service: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBreakersRequest: _TypeAlias = ListBreakersRequest  # noqa: Y015
+
+@_typing.final
+class ListBreakersResponse(_message.Message):
+    """Breakers in use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BREAKERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def breakers(self) -> _containers.RepeatedCompositeFieldContainer[Global___BreakerStatus]:
+        """Sorted by service and target."""
+
+    def __init__(
+        self,
+        *,
+        breakers: _abc.Iterable[Global___BreakerStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breakers", b"breakers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBreakersResponse: _TypeAlias = ListBreakersResponse  # noqa: Y015
+
+@_typing.final
+class BreakerStatus(_message.Message):
+    """One breaker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    FORCED_FIELD_NUMBER: _builtins.int
+    OPEN_LEFT_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    service: _builtins.str
+    """The service it belongs to. Empty: all services that settings do not name."""
+    target: _builtins.str
+    """`provider/model`, or `provider#endpoint/model` where the provider has several."""
+    state: _builtins.str
+    """`closed`, `open` or `half_open`."""
+    forced: _builtins.bool
+    """An operator holds it in this state."""
+    changes: _builtins.int
+    """Changes of state since the start."""
+    @_builtins.property
+    def open_left(self) -> _duration_pb2.Duration:
+        """When it will let a trial through. Not set: it is closed, held, or its trial is out."""
+
+    def __init__(
+        self,
+        *,
+        service: _builtins.str = ...,
+        target: _builtins.str = ...,
+        state: _builtins.str = ...,
+        forced: _builtins.bool = ...,
+        open_left: _duration_pb2.Duration | None = ...,
+        changes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["open_left", b"open_left"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "forced", b"forced", "open_left", b"open_left", "service", b"service", "state", b"state", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BreakerStatus: _TypeAlias = BreakerStatus  # noqa: Y015
+
+@_typing.final
+class SetBreakerRequest(_message.Message):
+    """Which breaker, and how to hold it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SetBreakerRequest._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: SetBreakerRequest._State.ValueType  # 0
+        """Not set: invalid."""
+        STATE_OPEN: SetBreakerRequest._State.ValueType  # 1
+        """Held open: nothing is asked."""
+        STATE_CLOSED: SetBreakerRequest._State.ValueType  # 2
+        """Held closed: everything is asked."""
+        STATE_AUTO: SetBreakerRequest._State.ValueType  # 3
+        """Let go: closed, with no failures counted. Also resets one that nobody holds."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """How to hold a breaker."""
+
+    STATE_UNSPECIFIED: SetBreakerRequest.State.ValueType  # 0
+    """Not set: invalid."""
+    STATE_OPEN: SetBreakerRequest.State.ValueType  # 1
+    """Held open: nothing is asked."""
+    STATE_CLOSED: SetBreakerRequest.State.ValueType  # 2
+    """Held closed: everything is asked."""
+    STATE_AUTO: SetBreakerRequest.State.ValueType  # 3
+    """Let go: closed, with no failures counted. Also resets one that nobody holds."""
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    service: _builtins.str
+    """As ListBreakers shows it."""
+    target: _builtins.str
+    """As ListBreakers shows it."""
+    state: Global___SetBreakerRequest.State.ValueType
+    """What to do."""
+    def __init__(
+        self,
+        *,
+        service: _builtins.str = ...,
+        target: _builtins.str = ...,
+        state: Global___SetBreakerRequest.State.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["service", b"service", "state", b"state", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetBreakerRequest: _TypeAlias = SetBreakerRequest  # noqa: Y015
+
+@_typing.final
+class SetBreakerResponse(_message.Message):
+    """How it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BREAKER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def breaker(self) -> Global___BreakerStatus:
+        """The breaker after the change."""
+
+    def __init__(
+        self,
+        *,
+        breaker: Global___BreakerStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetBreakerResponse: _TypeAlias = SetBreakerResponse  # noqa: Y015
+
+@_typing.final
+class ListEventsRequest(_message.Message):
+    """Which events to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """At most so many. 0: 100. Negative is invalid."""
+    kind: _builtins.str
+    """Only this kind. Empty: all."""
+    def __init__(
+        self,
+        *,
+        limit: _builtins.int = ...,
+        kind: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEventsRequest: _TypeAlias = ListEventsRequest  # noqa: Y015
+
+@_typing.final
+class ListEventsResponse(_message.Message):
+    """What happened lately."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
+        """Newest first. The last 1,000 are kept, in memory."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___Event] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEventsResponse: _TypeAlias = ListEventsResponse  # noqa: Y015
+
+@_typing.final
+class Event(_message.Message):
+    """One thing that happened."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FactsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    AGE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """What kind: `breaker`, `set_aside`, `alert`, `health`, `shed`."""
+    message: _builtins.str
+    """In a sentence, without keys or prompts."""
+    @_builtins.property
+    def age(self) -> _duration_pb2.Duration:
+        """How long ago."""
+
+    @_builtins.property
+    def facts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The facts by name."""
+
+    def __init__(
+        self,
+        *,
+        age: _duration_pb2.Duration | None = ...,
+        kind: _builtins.str = ...,
+        message: _builtins.str = ...,
+        facts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "facts", b"facts", "kind", b"kind", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Event: _TypeAlias = Event  # noqa: Y015
+
+@_typing.final
+class SetPreferenceRequest(_message.Message):
+    """Whose preference, and which."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant. Empty: `default`."""
+    user: _builtins.str
+    """The user. Empty is invalid."""
+    plan: _builtins.str
+    """The user's plan: its list is what may be chosen from."""
+    model: _builtins.str
+    """The preferred model."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        user: _builtins.str = ...,
+        plan: _builtins.str = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "plan", b"plan", "tenant", b"tenant", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetPreferenceRequest: _TypeAlias = SetPreferenceRequest  # noqa: Y015
+
+@_typing.final
+class SetPreferenceResponse(_message.Message):
+    """It has no fields."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetPreferenceResponse: _TypeAlias = SetPreferenceResponse  # noqa: Y015
+
+@_typing.final
+class GetPreferenceRequest(_message.Message):
+    """Whose preference."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant. Empty: `default`."""
+    user: _builtins.str
+    """The user. Empty is invalid."""
+    plan: _builtins.str
+    """The user's plan. Empty: `choices` stays empty."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        user: _builtins.str = ...,
+        plan: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "tenant", b"tenant", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPreferenceRequest: _TypeAlias = GetPreferenceRequest  # noqa: Y015
+
+@_typing.final
+class GetPreferenceResponse(_message.Message):
+    """What a user prefers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    CHOICES_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The preferred model. Empty: none is stored."""
+    @_builtins.property
+    def choices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the plan lets them choose from. Empty: the plan stores no preferences."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        choices: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPreferenceResponse: _TypeAlias = GetPreferenceResponse  # noqa: Y015
+
+@_typing.final
+class DeletePreferenceRequest(_message.Message):
+    """Whose preference."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant. Empty: `default`."""
+    user: _builtins.str
+    """The user. Empty is invalid."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        user: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeletePreferenceRequest: _TypeAlias = DeletePreferenceRequest  # noqa: Y015
+
+@_typing.final
+class DeletePreferenceResponse(_message.Message):
+    """It has no fields."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeletePreferenceResponse: _TypeAlias = DeletePreferenceResponse  # noqa: Y015

@@ -56,6 +56,36 @@ class OpsServiceStub:
                 request_serializer=sidecar_dot_v1_dot_ops__pb2.DrainRequest.SerializeToString,
                 response_deserializer=sidecar_dot_v1_dot_ops__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.ListBreakers = channel.unary_unary(
+                '/sidecar.v1.OpsService/ListBreakers',
+                request_serializer=sidecar_dot_v1_dot_ops__pb2.ListBreakersRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_ops__pb2.ListBreakersResponse.FromString,
+                _registered_method=True)
+        self.SetBreaker = channel.unary_unary(
+                '/sidecar.v1.OpsService/SetBreaker',
+                request_serializer=sidecar_dot_v1_dot_ops__pb2.SetBreakerRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_ops__pb2.SetBreakerResponse.FromString,
+                _registered_method=True)
+        self.ListEvents = channel.unary_unary(
+                '/sidecar.v1.OpsService/ListEvents',
+                request_serializer=sidecar_dot_v1_dot_ops__pb2.ListEventsRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_ops__pb2.ListEventsResponse.FromString,
+                _registered_method=True)
+        self.SetPreference = channel.unary_unary(
+                '/sidecar.v1.OpsService/SetPreference',
+                request_serializer=sidecar_dot_v1_dot_ops__pb2.SetPreferenceRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_ops__pb2.SetPreferenceResponse.FromString,
+                _registered_method=True)
+        self.GetPreference = channel.unary_unary(
+                '/sidecar.v1.OpsService/GetPreference',
+                request_serializer=sidecar_dot_v1_dot_ops__pb2.GetPreferenceRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_ops__pb2.GetPreferenceResponse.FromString,
+                _registered_method=True)
+        self.DeletePreference = channel.unary_unary(
+                '/sidecar.v1.OpsService/DeletePreference',
+                request_serializer=sidecar_dot_v1_dot_ops__pb2.DeletePreferenceRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_ops__pb2.DeletePreferenceResponse.FromString,
+                _registered_method=True)
 
 
 class OpsServiceServicer:
@@ -97,6 +127,52 @@ class OpsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListBreakers(self, request, context):
+        """ListBreakers lists the circuit breakers in use. It always answers OK.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetBreaker(self, request, context):
+        """SetBreaker holds a breaker open or closed whatever the outcomes are, or lets it go. It is logged and listed as an event.
+
+        NOT_FOUND: no breaker of that service and target is in use. INVALID_ARGUMENT: no state was named.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEvents(self, request, context):
+        """ListEvents lists what happened lately, newest first: breakers that changed, keys and models set aside, alerts. It always answers OK.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetPreference(self, request, context):
+        """SetPreference stores the model that a user prefers, where their plan allows it.
+
+        INVALID_ARGUMENT: a field is missing, or no such model. PERMISSION_DENIED: the plan stores no preferences, or has not this model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPreference(self, request, context):
+        """GetPreference says which model a user prefers, and from which they may choose. INVALID_ARGUMENT: a field is missing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeletePreference(self, request, context):
+        """DeletePreference forgets it. It answers OK also when there was none. INVALID_ARGUMENT: a field is missing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OpsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -119,6 +195,36 @@ def add_OpsServiceServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=sidecar_dot_v1_dot_ops__pb2.DrainRequest.FromString,
                     response_serializer=sidecar_dot_v1_dot_ops__pb2.DrainResponse.SerializeToString,
+            ),
+            'ListBreakers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBreakers,
+                    request_deserializer=sidecar_dot_v1_dot_ops__pb2.ListBreakersRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_ops__pb2.ListBreakersResponse.SerializeToString,
+            ),
+            'SetBreaker': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetBreaker,
+                    request_deserializer=sidecar_dot_v1_dot_ops__pb2.SetBreakerRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_ops__pb2.SetBreakerResponse.SerializeToString,
+            ),
+            'ListEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEvents,
+                    request_deserializer=sidecar_dot_v1_dot_ops__pb2.ListEventsRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_ops__pb2.ListEventsResponse.SerializeToString,
+            ),
+            'SetPreference': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPreference,
+                    request_deserializer=sidecar_dot_v1_dot_ops__pb2.SetPreferenceRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_ops__pb2.SetPreferenceResponse.SerializeToString,
+            ),
+            'GetPreference': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPreference,
+                    request_deserializer=sidecar_dot_v1_dot_ops__pb2.GetPreferenceRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_ops__pb2.GetPreferenceResponse.SerializeToString,
+            ),
+            'DeletePreference': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePreference,
+                    request_deserializer=sidecar_dot_v1_dot_ops__pb2.DeletePreferenceRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_ops__pb2.DeletePreferenceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -231,6 +337,168 @@ class OpsService:
             '/sidecar.v1.OpsService/Drain',
             sidecar_dot_v1_dot_ops__pb2.DrainRequest.SerializeToString,
             sidecar_dot_v1_dot_ops__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBreakers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/ListBreakers',
+            sidecar_dot_v1_dot_ops__pb2.ListBreakersRequest.SerializeToString,
+            sidecar_dot_v1_dot_ops__pb2.ListBreakersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetBreaker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/SetBreaker',
+            sidecar_dot_v1_dot_ops__pb2.SetBreakerRequest.SerializeToString,
+            sidecar_dot_v1_dot_ops__pb2.SetBreakerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/ListEvents',
+            sidecar_dot_v1_dot_ops__pb2.ListEventsRequest.SerializeToString,
+            sidecar_dot_v1_dot_ops__pb2.ListEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPreference(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/SetPreference',
+            sidecar_dot_v1_dot_ops__pb2.SetPreferenceRequest.SerializeToString,
+            sidecar_dot_v1_dot_ops__pb2.SetPreferenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPreference(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/GetPreference',
+            sidecar_dot_v1_dot_ops__pb2.GetPreferenceRequest.SerializeToString,
+            sidecar_dot_v1_dot_ops__pb2.GetPreferenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeletePreference(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/DeletePreference',
+            sidecar_dot_v1_dot_ops__pb2.DeletePreferenceRequest.SerializeToString,
+            sidecar_dot_v1_dot_ops__pb2.DeletePreferenceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,24 @@ class OpsServiceStub:
 
     It always answers OK, also when already draining. Only a restart undoes it.
     """
+    ListBreakers: _grpc.UnaryUnaryMultiCallable[_ops_pb2.ListBreakersRequest, _ops_pb2.ListBreakersResponse]
+    """ListBreakers lists the circuit breakers in use. It always answers OK."""
+    SetBreaker: _grpc.UnaryUnaryMultiCallable[_ops_pb2.SetBreakerRequest, _ops_pb2.SetBreakerResponse]
+    """SetBreaker holds a breaker open or closed whatever the outcomes are, or lets it go. It is logged and listed as an event.
+
+    NOT_FOUND: no breaker of that service and target is in use. INVALID_ARGUMENT: no state was named.
+    """
+    ListEvents: _grpc.UnaryUnaryMultiCallable[_ops_pb2.ListEventsRequest, _ops_pb2.ListEventsResponse]
+    """ListEvents lists what happened lately, newest first: breakers that changed, keys and models set aside, alerts. It always answers OK."""
+    SetPreference: _grpc.UnaryUnaryMultiCallable[_ops_pb2.SetPreferenceRequest, _ops_pb2.SetPreferenceResponse]
+    """SetPreference stores the model that a user prefers, where their plan allows it.
+
+    INVALID_ARGUMENT: a field is missing, or no such model. PERMISSION_DENIED: the plan stores no preferences, or has not this model.
+    """
+    GetPreference: _grpc.UnaryUnaryMultiCallable[_ops_pb2.GetPreferenceRequest, _ops_pb2.GetPreferenceResponse]
+    """GetPreference says which model a user prefers, and from which they may choose. INVALID_ARGUMENT: a field is missing."""
+    DeletePreference: _grpc.UnaryUnaryMultiCallable[_ops_pb2.DeletePreferenceRequest, _ops_pb2.DeletePreferenceResponse]
+    """DeletePreference forgets it. It answers OK also when there was none. INVALID_ARGUMENT: a field is missing."""
 
 @_typing.type_check_only
 class OpsServiceAsyncStub(OpsServiceStub):
@@ -75,6 +93,24 @@ class OpsServiceAsyncStub(OpsServiceStub):
 
     It always answers OK, also when already draining. Only a restart undoes it.
     """
+    ListBreakers: _aio.UnaryUnaryMultiCallable[_ops_pb2.ListBreakersRequest, _ops_pb2.ListBreakersResponse]  # type: ignore[assignment]
+    """ListBreakers lists the circuit breakers in use. It always answers OK."""
+    SetBreaker: _aio.UnaryUnaryMultiCallable[_ops_pb2.SetBreakerRequest, _ops_pb2.SetBreakerResponse]  # type: ignore[assignment]
+    """SetBreaker holds a breaker open or closed whatever the outcomes are, or lets it go. It is logged and listed as an event.
+
+    NOT_FOUND: no breaker of that service and target is in use. INVALID_ARGUMENT: no state was named.
+    """
+    ListEvents: _aio.UnaryUnaryMultiCallable[_ops_pb2.ListEventsRequest, _ops_pb2.ListEventsResponse]  # type: ignore[assignment]
+    """ListEvents lists what happened lately, newest first: breakers that changed, keys and models set aside, alerts. It always answers OK."""
+    SetPreference: _aio.UnaryUnaryMultiCallable[_ops_pb2.SetPreferenceRequest, _ops_pb2.SetPreferenceResponse]  # type: ignore[assignment]
+    """SetPreference stores the model that a user prefers, where their plan allows it.
+
+    INVALID_ARGUMENT: a field is missing, or no such model. PERMISSION_DENIED: the plan stores no preferences, or has not this model.
+    """
+    GetPreference: _aio.UnaryUnaryMultiCallable[_ops_pb2.GetPreferenceRequest, _ops_pb2.GetPreferenceResponse]  # type: ignore[assignment]
+    """GetPreference says which model a user prefers, and from which they may choose. INVALID_ARGUMENT: a field is missing."""
+    DeletePreference: _aio.UnaryUnaryMultiCallable[_ops_pb2.DeletePreferenceRequest, _ops_pb2.DeletePreferenceResponse]  # type: ignore[assignment]
+    """DeletePreference forgets it. It answers OK also when there was none. INVALID_ARGUMENT: a field is missing."""
 
 class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
     """What operators call. Nothing here shows a key, a prompt or an answer. Any call may end in INTERNAL: a defect of the sidecar; report it
@@ -120,5 +156,59 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
 
         It always answers OK, also when already draining. Only a restart undoes it.
         """
+
+    @_abc_1.abstractmethod
+    def ListBreakers(
+        self,
+        request: _ops_pb2.ListBreakersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ops_pb2.ListBreakersResponse, _abc.Awaitable[_ops_pb2.ListBreakersResponse]]:
+        """ListBreakers lists the circuit breakers in use. It always answers OK."""
+
+    @_abc_1.abstractmethod
+    def SetBreaker(
+        self,
+        request: _ops_pb2.SetBreakerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ops_pb2.SetBreakerResponse, _abc.Awaitable[_ops_pb2.SetBreakerResponse]]:
+        """SetBreaker holds a breaker open or closed whatever the outcomes are, or lets it go. It is logged and listed as an event.
+
+        NOT_FOUND: no breaker of that service and target is in use. INVALID_ARGUMENT: no state was named.
+        """
+
+    @_abc_1.abstractmethod
+    def ListEvents(
+        self,
+        request: _ops_pb2.ListEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ops_pb2.ListEventsResponse, _abc.Awaitable[_ops_pb2.ListEventsResponse]]:
+        """ListEvents lists what happened lately, newest first: breakers that changed, keys and models set aside, alerts. It always answers OK."""
+
+    @_abc_1.abstractmethod
+    def SetPreference(
+        self,
+        request: _ops_pb2.SetPreferenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ops_pb2.SetPreferenceResponse, _abc.Awaitable[_ops_pb2.SetPreferenceResponse]]:
+        """SetPreference stores the model that a user prefers, where their plan allows it.
+
+        INVALID_ARGUMENT: a field is missing, or no such model. PERMISSION_DENIED: the plan stores no preferences, or has not this model.
+        """
+
+    @_abc_1.abstractmethod
+    def GetPreference(
+        self,
+        request: _ops_pb2.GetPreferenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ops_pb2.GetPreferenceResponse, _abc.Awaitable[_ops_pb2.GetPreferenceResponse]]:
+        """GetPreference says which model a user prefers, and from which they may choose. INVALID_ARGUMENT: a field is missing."""
+
+    @_abc_1.abstractmethod
+    def DeletePreference(
+        self,
+        request: _ops_pb2.DeletePreferenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ops_pb2.DeletePreferenceResponse, _abc.Awaitable[_ops_pb2.DeletePreferenceResponse]]:
+        """DeletePreference forgets it. It answers OK also when there was none. INVALID_ARGUMENT: a field is missing."""
 
 def add_OpsServiceServicer_to_server(servicer: OpsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
