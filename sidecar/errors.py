@@ -5,7 +5,9 @@
     │   ├── InvalidRequest          a field is missing, malformed or out of range
     │   ├── UnknownModel            no model of that name
     │   ├── UnsupportedFeature      no candidate can do what was asked (images, tools, strict schema, ...)
-    │   └── PromptTooLong           the prompt does not fit the context of any candidate
+    │   ├── PromptTooLong           the prompt does not fit the context of any candidate
+    │   ├── NotAllowed              the user's plan does not have what was asked for
+    │   └── UnknownBreaker          no circuit breaker of that service and target is in use
     ├── Refused                     the sidecar said no before any provider was asked
     │   ├── BudgetExceeded          an account has not enough left
     │   ├── RateLimited             more requests or tokens per minute than settings allow
@@ -76,6 +78,14 @@ class UnsupportedFeature(RequestError):
 
 class PromptTooLong(RequestError):
     reason = "PROMPT_TOO_LONG"
+
+
+class NotAllowed(RequestError):
+    reason = "NOT_ALLOWED"
+
+
+class UnknownBreaker(RequestError):
+    reason = "UNKNOWN_BREAKER"
 
 
 class Refused(SidecarError):
@@ -162,7 +172,10 @@ class ProviderUnavailable(ProviderError):
 
 
 class ProviderTimeout(ProviderError):
+    """`first_token`: of a stream nothing had come yet, not even its first token."""
+
     reason = "PROVIDER_TIMEOUT"
+    first_token = False
 
 
 class ProviderAuthFailed(ProviderError):

@@ -78,6 +78,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE. The sidecar is starting. Try again after a moment, or wait for health to say SERVING."""
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 25
     """RESOURCE_EXHAUSTED. As many calls of this service are under way, and waiting, as settings allow. Wait as RetryInfo says."""
+    ERROR_REASON_NOT_ALLOWED: _ErrorReason.ValueType  # 26
+    """PERMISSION_DENIED. The user's plan does not allow it; the message says what it allows. Choose one of these."""
+    ERROR_REASON_UNKNOWN_BREAKER: _ErrorReason.ValueType  # 27
+    """NOT_FOUND. No circuit breaker of that service and target is in use. Take one of OpsService.ListBreakers."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason a call can fail for. ErrorInfo.reason carries the name without prefix; ErrorInfo.domain is `llm-sidecar`."""
@@ -134,6 +138,10 @@ ERROR_REASON_NOT_READY: ErrorReason.ValueType  # 24
 """UNAVAILABLE. The sidecar is starting. Try again after a moment, or wait for health to say SERVING."""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 25
 """RESOURCE_EXHAUSTED. As many calls of this service are under way, and waiting, as settings allow. Wait as RetryInfo says."""
+ERROR_REASON_NOT_ALLOWED: ErrorReason.ValueType  # 26
+"""PERMISSION_DENIED. The user's plan does not allow it; the message says what it allows. Choose one of these."""
+ERROR_REASON_UNKNOWN_BREAKER: ErrorReason.ValueType  # 27
+"""NOT_FOUND. No circuit breaker of that service and target is in use. Take one of OpsService.ListBreakers."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
