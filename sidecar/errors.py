@@ -25,9 +25,12 @@
     │   ├── ProviderRejected        the provider refused the request as invalid
     │   ├── ProviderModelUnknown    the provider has no such model (retired, misspelt, not allowed for this key)
     │   ├── ProviderContextExceeded the provider found the prompt too long
-    │   ├── ProviderGarbled         an answer that is none: HTML, `{}`, broken JSON, no choices, wrong vector count
+    │   ├── ProviderGarbled         an answer that is none: `{}`, broken JSON, no choices, wrong vector count
+    │   │   ├── ProviderEmpty       a whole answer that says nothing
+    │   │   └── ProviderWrongType   HTML, or another type of content than was asked for
     │   └── StreamCut               the answer stopped before its protocol's own end
     ├── SchemaViolated              a strict answer that does not fit its schema; never passed on
+    ├── StoreFailed                 what must outlive the process could not be read or written
     ├── DeadlineExceeded            the caller's time is up
     ├── Cancelled                   the caller went away
     └── InternalError               a defect of the sidecar
@@ -202,12 +205,25 @@ class ProviderGarbled(ProviderError):
     reason = "PROVIDER_GARBLED"
 
 
+class ProviderEmpty(ProviderGarbled):
+    reason = "PROVIDER_EMPTY"
+
+
+class ProviderWrongType(ProviderGarbled):
+    reason = "PROVIDER_WRONG_TYPE"
+
+
 class StreamCut(ProviderError):
     reason = "STREAM_CUT"
 
 
 class SchemaViolated(SidecarError):
     reason = "SCHEMA_VIOLATED"
+    retryable = True
+
+
+class StoreFailed(SidecarError):
+    reason = "STORE_FAILED"
     retryable = True
 
 

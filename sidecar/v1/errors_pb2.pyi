@@ -82,6 +82,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """PERMISSION_DENIED. The user's plan does not allow it; the message says what it allows. Choose one of these."""
     ERROR_REASON_UNKNOWN_BREAKER: _ErrorReason.ValueType  # 27
     """NOT_FOUND. No circuit breaker of that service and target is in use. Take one of OpsService.ListBreakers."""
+    ERROR_REASON_PROVIDER_EMPTY: _ErrorReason.ValueType  # 28
+    """UNAVAILABLE. The provider ended an answer that says nothing: no text, no tool call. Try again."""
+    ERROR_REASON_PROVIDER_WRONG_TYPE: _ErrorReason.ValueType  # 29
+    """UNAVAILABLE. The provider answered with another type of content than was asked for, for example HTML. Try again."""
+    ERROR_REASON_STORE_FAILED: _ErrorReason.ValueType  # 30
+    """UNAVAILABLE. What the sidecar keeps in its folder could not be written: the disk is full, or gone. Tell the operator."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason a call can fail for. ErrorInfo.reason carries the name without prefix; ErrorInfo.domain is `llm-sidecar`."""
@@ -142,6 +148,12 @@ ERROR_REASON_NOT_ALLOWED: ErrorReason.ValueType  # 26
 """PERMISSION_DENIED. The user's plan does not allow it; the message says what it allows. Choose one of these."""
 ERROR_REASON_UNKNOWN_BREAKER: ErrorReason.ValueType  # 27
 """NOT_FOUND. No circuit breaker of that service and target is in use. Take one of OpsService.ListBreakers."""
+ERROR_REASON_PROVIDER_EMPTY: ErrorReason.ValueType  # 28
+"""UNAVAILABLE. The provider ended an answer that says nothing: no text, no tool call. Try again."""
+ERROR_REASON_PROVIDER_WRONG_TYPE: ErrorReason.ValueType  # 29
+"""UNAVAILABLE. The provider answered with another type of content than was asked for, for example HTML. Try again."""
+ERROR_REASON_STORE_FAILED: ErrorReason.ValueType  # 30
+"""UNAVAILABLE. What the sidecar keeps in its folder could not be written: the disk is full, or gone. Tell the operator."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
