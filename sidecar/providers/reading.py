@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from sidecar.call import Chunk, Emit, Head, Vectors
 from sidecar.errors import ProviderError, ProviderGarbled
-from sidecar.providers.http import scrubbed
+from sidecar.providers.http import MOST_BYTES, scrubbed
 from sidecar.providers.sse import Events, Lines
 
 _REST_S: Final = 0.5
@@ -28,7 +28,7 @@ class AnswerStream:
     said, and it was billed.
     """
 
-    __slots__ = ("_begun", "_cut", "_emit", "_last", "_read", "_said", "_unknown", "_whole", "_whose")
+    __slots__ = ("_begun", "_cut", "_emit", "_last", "_read", "_said", "_size", "_unknown", "_whole", "_whose")
 
     def __init__(
         self,
@@ -45,17 +45,20 @@ class AnswerStream:
         self._whole = whole
         self._said = Head()
         self._begun = False
+        self._size = 0  # bytes of the body so far
         self._last = False  # the protocol's own end was read
         self._unknown = ""  # a finish reason that is none of ours
 
     async def read_all(self, more: Callable[[], Awaitable[bytes]], said: Head, broken: Broken) -> None:
         """Reads to the protocol's own end, or else to the end of the body; whether the answer is whole, the attempt stage tells.
 
-        `more` gives the next bytes, none at the end of the body; `said` is what the headers said; `broken` tells what an exception of
-        `more` means. Raises that, what `read` and the emitting raise, and ProviderGarbled for an answer that ended for an unknown
-        reason, after its last figures.
+        The head is emitted before the first byte of the body is there, so that whoever waits can tell no headers from no token. `more`
+        gives the next bytes, none at the end of the body; `said` is what the headers said; `broken` tells what an exception of `more`
+        means. Raises that, what `read` and the emitting raise, and ProviderGarbled for an answer that ended for an unknown reason, after
+        its last figures, or that has no end within `MOST_BYTES`.
         """
         self._said = said
+        await self._emit((Chunk(head=said),))
         while not self._last:
             try:
                 data = await more()
@@ -90,10 +93,13 @@ class AnswerStream:
 
         A last message that is broken there was cut in its middle. That is no garbage: the missing end of the answer proves the cut.
         """
-        chunks = [] if self._begun else [Chunk(head=self._said)]
+        chunks: list[Chunk] = []
         self._begun = True
+        self._size += len(data)
         failed: ProviderError | None = None
         try:
+            if self._size > MOST_BYTES:
+                raise ProviderGarbled(f"{self._whose}: the stream is larger than {MOST_BYTES} bytes and has no end yet")
             for message in self._cut.feed(data) if data else self._cut.end():
                 chunk = self._read(message)
                 if chunk is None:

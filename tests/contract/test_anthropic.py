@@ -226,7 +226,7 @@ async def test_a_stream_cut_inside_a_character_and_an_event() -> None:
         await provider.generate(HELLO, emitted)
         await provider.close()
     answer = emitted.answer()
-    answer.prove("anthropic")
+    answer.prove("anthropic", may_be_empty=False)
     assert answer.text == "안녕안녕"
     assert answer.head is not None
     assert answer.head.request_id == "req_2"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 import pytest
 from msgspec.structs import replace
 
-from sidecar.call import GenerateAsk, Message, Text
+from sidecar.call import Chunk, GenerateAsk, Message, Text
 from sidecar.errors import StreamCut
 from sidecar.providers import Provider, anthropic, compatible, google, ollama, openai
 from sidecar.settings import ProviderSettings
@@ -70,7 +70,7 @@ async def said(provider: Provider) -> str:
     async with asyncio.timeout(10):  # not wait_for, whose task gives the loop a turn between two calls
         await provider.generate(ASK, emitted)
     answer = emitted.answer()
-    answer.prove("test")
+    answer.prove("test", may_be_empty=False)
     return answer.text
 
 
@@ -160,3 +160,34 @@ async def test_a_server_that_hangs_up_after_each_stream_without_a_word(name: str
             assert await said(provider) == "Hi"
         await provider.close()
     assert len(asked) == 20
+
+
+@every_wire
+async def test_headers_are_told_before_the_body_begins(name: str) -> None:
+    """So that "no headers yet" and "headers, but no token" are two limits of time."""
+    wire = WIRES[name]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n" % wire.content_type.encode())
+        await writer.drain()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()[:2]
+        provider = await connected(name, f"http://{host}:{port}")
+        told = asyncio.Event()
+
+        async def emit(chunks: Sequence[Chunk]) -> None:
+            assert [chunk.head is not None and not chunk.text for chunk in chunks] == [True]
+            told.set()
+
+        call = asyncio.create_task(provider.generate(ASK, emit))
+        await asyncio.wait_for(told.wait(), 5)
+        assert not call.done()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await provider.close()

@@ -241,7 +241,7 @@ async def test_a_stream_cut_inside_a_character_with_usage_after_its_end() -> Non
         await provider.generate(HELLO, emitted)
         await provider.close()
     answer = emitted.answer()
-    answer.prove("google")
+    answer.prove("google", may_be_empty=False)
     assert (answer.text, answer.model) == ("안녕안녕", "gemini-x-1")
     assert answer.head is not None
     assert answer.head.request_id == "r1"

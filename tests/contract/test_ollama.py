@@ -153,7 +153,7 @@ async def test_a_stream_cut_inside_a_character_and_without_its_last_newline() ->
         await provider.generate(HELLO, emitted)
         await provider.close()
     answer = emitted.answer()
-    answer.prove("ollama")
+    answer.prove("ollama", may_be_empty=False)
     assert answer.text == "안녕안녕"
     assert answer.usage is not None
     assert (answer.usage.input_tokens, answer.usage.output_tokens) == (9, 3)

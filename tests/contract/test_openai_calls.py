@@ -105,7 +105,7 @@ async def test_a_stream_cut_anywhere_into_reads(connect: Connect, size: int) -> 
         emitted = Emitted()
         await (await connect(fake.url)).generate(ask(stream=True), emitted)
     answer = emitted.answer()
-    answer.prove("test")
+    answer.prove("test", may_be_empty=False)
     assert answer.text == "Grüß Gott ☂"
     assert emitted[0].head is not None
     assert (emitted[0].head.request_id, emitted[0].head.limits) == ("req_1", {"x-ratelimit-remaining-tokens": "99"})
@@ -128,7 +128,7 @@ async def test_a_stream_that_simply_ends_proves_nothing(connect: Connect, body: 
     answer = emitted.answer()
     assert answer.text == ("Par" if body else "")
     with pytest.raises(StreamCut):
-        answer.prove("test")
+        answer.prove("test", may_be_empty=False)
 
 
 async def test_a_stream_whose_connection_is_lost_is_cut(connect: Connect) -> None:

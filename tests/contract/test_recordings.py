@@ -96,7 +96,7 @@ async def played_back(provider: Provider, row: dict[str, Any]) -> None:
         return None
     await provider.generate(ask, emitted)
     answer = emitted.answer()
-    answer.prove(provider.name)
+    answer.prove(provider.name, may_be_empty=True)
     assert told_by(answer) == READINGS[row["provider"], row["kind"]](row["body"])
     return None
 
