@@ -6,7 +6,7 @@ from msgspec import Struct
 from msgspec.json import decode
 
 from sidecar.call import Chunk, Finish, Head, ToolCall, ToolDelta, Usage
-from sidecar.errors import ProviderGarbled, StreamCut
+from sidecar.errors import ProviderEmpty, ProviderGarbled, StreamCut
 from sidecar.json_text import UNREADABLE
 
 
@@ -108,15 +108,18 @@ class Answer:
         """Has anything of the answer come, so that the provider has billed for it?"""
         return bool(self._text or self._reasoning or self._calls or self.usage)
 
-    def prove(self, provider: str) -> None:
+    def prove(self, provider: str, *, may_be_empty: bool) -> None:
         """Demand proof that the answer is whole: the provider's finish reason and its protocol's own end.
 
-        No SDK notices a stream that ends cleanly but too early. Raises StreamCut, or ProviderGarbled for a tool call without a
-        name or whose arguments are no JSON although the provider says that it is done.
+        No SDK notices a stream that ends cleanly but too early. Raises StreamCut; ProviderGarbled for a tool call without a name or whose
+        arguments are no JSON although the provider says that it is done; ProviderEmpty for an end without a word, unless it
+        `may_be_empty`: the caller's own stop text may be the first that a model has to say.
         """
         if self.finish is None or not self.last:
             missing = "a finish reason" if self.finish is None else "the end of the stream"
             raise StreamCut(f"{provider}: the answer stopped without {missing}, so it was cut")
+        if self.finish == "stop" and not (self._text or self._calls or may_be_empty):
+            raise ProviderEmpty(f"{provider}: the answer is whole and says nothing")
         if self.finish != "length":
             for call in self.tool_calls:
                 try:

@@ -39,9 +39,12 @@ from sidecar.observe import Log, Meter, Metrics
 from sidecar.pipeline import run
 from sidecar.policies.breakers import Breakers
 from sidecar.policies.budgets import Budgets
+from sidecar.policies.endpoints import Endpoints
+from sidecar.policies.latencies import Latencies
 from sidecar.policies.models import Preferences, refusals
 from sidecar.policies.places import Places
 from sidecar.policies.quotas import Quotas
+from sidecar.policies.retries import Retries
 from sidecar.providers import Provider
 from sidecar.settings import Limits, ProviderSettings, Server, Settings
 from sidecar.store.answers import Answers
@@ -212,6 +215,12 @@ def make_engine(settings: Settings, catalog: Catalog, log: Log) -> Engine:
     """Everything the stages work with; its providers are connected later."""
     breakers = Breakers(settings)
     metrics = Metrics(catalog.nodes, catalog.known_names, lambda: breakers.states(time.monotonic_ns()))
+    meter = Meter(log, metrics)
+
+    def set_aside(key: str, until_ns: int, reason: str) -> None:
+        left_s = max(0, until_ns - time.monotonic_ns()) // 1_000_000_000
+        meter.event("set_aside", f"{key} goes behind all others for {left_s} s: {reason}", key=key, reason=reason)
+
     return Engine(
         settings=settings,
         catalog=catalog,
@@ -220,10 +229,13 @@ def make_engine(settings: Settings, catalog: Catalog, log: Log) -> Engine:
         budgets=Budgets(settings.limits),
         ledger=Ledger(),
         breakers=breakers,
+        retries=Retries(settings),
+        endpoints=Endpoints(set_aside),
+        latencies=Latencies(),
         quotas=Quotas(),
         places=Places(settings),
         answers=Answers(),
-        meter=Meter(log, metrics),
+        meter=meter,
         clock_ns=time.monotonic_ns,
         wall_ns=time.time_ns,
         random=random.random,

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from sidecar.answer import Answer
-from sidecar.call import Call, Candidate, EmbedRequest, Usage
+from sidecar.call import Call, Candidate, EmbedRequest, Usage, Vectors
 from sidecar.counting import count_text
 from sidecar.errors import SidecarError, StreamCut
 
 NOTHING = Usage(0, 0, 0, 0, 0, 0)
 
 
-def billed(call: Call, candidate: Candidate, answer: Answer, outcome: SidecarError | None, *, ended: bool) -> tuple[Usage, bool]:
+def billed(
+    call: Call, candidate: Candidate, answer: Answer, vectors: Vectors | None, outcome: SidecarError | None, *, ended: bool
+) -> tuple[Usage, bool]:
     """Usage of one attempt with every field filled in, and whether any of it is our estimate.
 
     A failure that the provider answered with an error, or never answered, costs nothing. An answer that broke off, was cut by the
     caller or by the deadline, is taken to cost its prompt and what came of it: providers bill for that.
     """
     if isinstance(call.request, EmbedRequest):
-        said = call.vectors.usage if call.vectors is not None else None
+        said = vectors.usage if vectors is not None else None
         if outcome is not None:
             return NOTHING, False
     else:

@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from sidecar.observe import Meter
     from sidecar.policies.breakers import Breakers
     from sidecar.policies.budgets import Budgets
+    from sidecar.policies.endpoints import Endpoints
+    from sidecar.policies.latencies import Latencies
     from sidecar.policies.models import Preferences
     from sidecar.policies.places import Places
     from sidecar.policies.quotas import Quotas
+    from sidecar.policies.retries import Retries
     from sidecar.providers import Provider
     from sidecar.settings import Settings
     from sidecar.store.answers import Answers
@@ -35,6 +38,9 @@ class Engine(Struct, frozen=True):
     budgets: Budgets
     ledger: Ledger
     breakers: Breakers
+    retries: Retries
+    endpoints: Endpoints
+    latencies: Latencies
     quotas: Quotas
     places: Places
     answers: Answers

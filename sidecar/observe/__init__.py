@@ -55,7 +55,7 @@ class Meter:
             record.last_error = f"{error.reason}: {error.message}"
             record.last_error_at = time.monotonic()
             if error.reason == "PROVIDER_AUTH_FAILED":
-                self.log.write("error", "provider refused its key", provider=provider, error=error.message)
+                self.event("alert", f"provider {provider} refused its key", "error", provider=provider, error=error.message)
 
     def warn_budgets(self, accounts: list[str], call: Call) -> None:
         """Accounts reached their warning threshold, the first time in their window."""

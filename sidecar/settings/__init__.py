@@ -7,7 +7,8 @@
     [nodes.SERVICE.NODE] rows over or beside the shipped ones     SIDECAR_NODES__RAG__ANSWER__PRIMARY=gpt-4o
     [models."NAME"]     prices and facts over or beside the catalogue's
     [plans.NAME]        which models a user's plan allows
-    [retries.FAILURE]   what to do after a failed attempt: rate_limited, unavailable, garbled, stream_cut, timeout, schema_violated
+    [retries.FAILURE]   what to do after a failed attempt; FAILURE is rate_limited, unavailable, garbled, stream_cut, timeout (of a whole
+                        answer or between its pieces), first_token or schema_violated
     [tiers]             the cheap, the standard and the strong model, for calls that say how hard they are
     [catalog] [timeouts] [limits] [admission] [health] [redis] [logging] [tracing]
 
@@ -67,7 +68,7 @@ RedisUrl = Annotated[
 ]
 
 # The failures that a rule can be set for; what each means is in `errors.py`.
-FailureName = Literal["rate_limited", "unavailable", "garbled", "stream_cut", "timeout", "schema_violated"]
+FailureName = Literal["rate_limited", "unavailable", "garbled", "stream_cut", "timeout", "first_token", "schema_violated"]
 
 
 class Server(Struct, frozen=True):
@@ -294,6 +295,7 @@ class Retries(Struct, frozen=True):
     garbled: RetryRow = RetryRow()
     stream_cut: RetryRow = RetryRow()
     timeout: RetryRow = RetryRow()
+    first_token: RetryRow = RetryRow()
     schema_violated: RetryRow = RetryRow()
     budget_percent: Percent = 20  # retries per call at one provider, in the long run
     budget_per_second: Annotated[int, Meta(ge=0, le=1_000_000)] = 1  # beside that, so that a lone caller is not left without any

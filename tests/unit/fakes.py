@@ -16,6 +16,8 @@ from sidecar.pipeline import run
 from sidecar.settings import load
 
 FEATURES = frozenset(get_args(Feature))
+# Waits between tries are asked for, but hardly waited.
+SHORT_WAITS = {f"SIDECAR_RETRIES__{name}__WAITS_MS": "1" for name in ("RATE_LIMITED", "UNAVAILABLE", "GARBLED", "STREAM_CUT", "TIMEOUT")}
 DONE = Chunk(finish="stop", raw_finish="stop", usage=Usage(10, 0, 0, 0, 5, 0), last=True)
 
 
@@ -60,7 +62,7 @@ class Bench:
     """One engine and the providers `openai` and `anthropic`: node `core.react_agent` has gpt-4o first, then claude-sonnet-4-6."""
 
     def __init__(self, first=(), second=(), **environ):
-        keys = {"OPENAI_API_KEY": "k", "ANTHROPIC_API_KEY": "k", "SIDECAR_PROFILE__NAME": "production"}
+        keys = {"OPENAI_API_KEY": "k", "ANTHROPIC_API_KEY": "k", "SIDECAR_PROFILE__NAME": "production", **SHORT_WAITS}
         settings = load(None, {**keys, **environ})
         self.engine = make_engine(settings, load_catalog(settings, date(2026, 11, 21)), Log("error"))
         self.openai = FakeProvider("openai", *(first or [(Chunk(text="hi"), DONE)]))

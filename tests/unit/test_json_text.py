@@ -29,7 +29,7 @@ def test_the_arguments_of_a_tool_call() -> None:
     answer = Answer()
     answer.add(Chunk(tool_calls=(ToolDelta(0, "1", "f", DEEP),), finish="tool_calls", last=True))
     with pytest.raises(ProviderGarbled, match="'f' are no JSON"):
-        answer.prove("test")
+        answer.prove("test", may_be_empty=False)
 
 
 def test_text_that_is_parsed() -> None:

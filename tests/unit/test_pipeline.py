@@ -12,15 +12,6 @@ from tests.unit.fakes import DONE, Bench, caller
 SCHEMA = ResponseFormat("json_schema", "a", {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}, True)
 
 
-@pytest.fixture(autouse=True)
-def _short_waits(monkeypatch):
-    """Waits between tries are asked for, but not waited."""
-    from sidecar.policies import retries
-
-    for error, rule in list(retries.RULES.items()):
-        monkeypatch.setitem(retries.RULES, error, retries.Rule(rule.retries, (1,), rule.others_first, rule.move_on))
-
-
 async def test_stream_is_start_pieces_and_settles():
     bench = Bench([(Chunk(text="a"), Chunk(text="b"), DONE)])
     call = await bench.run()
@@ -87,7 +78,8 @@ async def test_cut_with_restart_tells_the_reader_to_begin_again():
     )
     await bench.run(on_cut="restart")
     starts = [s for s in bench.sent if isinstance(s, Start)]
-    assert [s.restart for s in starts] == ["", "STREAM_CUT", "STREAM_CUT", "STREAM_CUT"]  # the third failure opened the breaker
+    assert [s.restart for s in starts] == ["", "STREAM_CUT"]
+    assert [s.candidate.fallback for s in starts] == [False, True]  # somebody else goes on: this one has just shown that it breaks
     assert bench.text().endswith("whole")
 
 
@@ -157,14 +149,14 @@ async def test_headers_and_roles_are_no_first_token():
 
 async def test_unary_reply_that_does_not_come_makes_room_for_the_next():
     whole = (Chunk(text="b", finish="stop", usage=Usage(10, 0, 0, 0, 5, 0), last=True),)
-    bench = Bench([(5,)], [whole], SIDECAR_TIMEOUTS__IDLE_MS="50")
+    bench = Bench([(5,)], [whole], SIDECAR_TIMEOUTS__ANSWER_MS="50")
     call = await bench.run(stream=False)
     assert call.attempts[0].outcome == "PROVIDER_TIMEOUT"
     assert call.answer.text == "b"
 
 
 async def test_silent_embedding_makes_room_for_the_next():
-    bench = Bench(SIDECAR_NODES__ORACLE__EMBEDDING__FALLBACKS="gemini-embedding-001", GOOGLE_API_KEY="k", SIDECAR_TIMEOUTS__IDLE_MS="50")
+    bench = Bench(SIDECAR_NODES__ORACLE__EMBEDDING__FALLBACKS="gemini-embedding-001", GOOGLE_API_KEY="k", SIDECAR_TIMEOUTS__ANSWER_MS="50")
 
     async def silent(ask):
         await asyncio.sleep(5)
@@ -175,11 +167,8 @@ async def test_silent_embedding_makes_room_for_the_next():
     assert [t.outcome for t in call.attempts] == ["PROVIDER_TIMEOUT", "ok"]
 
 
-async def test_opened_breaker_is_not_waited_for(monkeypatch):
-    from sidecar.policies import retries
-
-    monkeypatch.setitem(retries.RULES, errors.ProviderUnavailable, retries.Rule(3, (1, 1, 60_000)))
-    bench = Bench([(errors.ProviderUnavailable("down", status=503),)])
+async def test_opened_breaker_is_not_waited_for():
+    bench = Bench([(errors.ProviderUnavailable("down", status=503),)], SIDECAR_RETRIES__UNAVAILABLE__WAITS_MS="1,1,60000")
     call = await bench.run()  # the third failure opens the breaker: nobody waits a minute for a fourth try
     assert call.served.model.provider == "anthropic"
 
