@@ -171,26 +171,43 @@ class Refusal:
 
     @property
     def retry_at_ns(self) -> int | None:
-        """When the first trial may go. None: not known, because the trials are out or an operator holds the breaker open."""
+        """When the first trial may go. None: not known, as the trials' or the ramp's permits are out or an operator holds it open."""
 
 @final
 class Breaker:
-    """Opens after `failures` in a row for `open_ns`, then lets `trials` through: all succeed and it closes, one fails and it opens.
+    """Opens for `open_ns`, then lets `trials` through: all succeed and it closes, one fails and it opens again.
+
+    It opens after `failures` in a row, or on a failure that makes them more than `rate_percent` (0: never) of the calls of the last
+    `window_ns` (forgotten by tenths, counted while closed) if those are at least `least_calls`. Once the trials have succeeded, a ramp
+    lets 2 x `trials` permits be out at once and one more with each success, until 64 or until `open_ns` is over.
 
     Every permit is handed back exactly once, with `success`, `failure` or `ignore`. A permit from before the last change of state
     counts for nothing. `now_ns` is any monotonic clock. ValueError for a permit never given and for numbers out of range.
     """
 
-    def __new__(cls, *, failures: int, open_ns: int, trials: int = 1) -> Breaker: ...
+    def __new__(
+        cls,
+        *,
+        failures: int,
+        open_ns: int,
+        trials: int = 1,
+        rate_percent: int = 0,
+        window_ns: int = 60_000_000_000,
+        least_calls: int = 20,
+    ) -> Breaker: ...
     def permit(self, now_ns: int) -> int | Refusal:
         """A permit (a number that counts upwards, from 1), or until when there is none."""
     def success(self, permit: int, now_ns: int) -> None: ...
     def failure(self, permit: int, now_ns: int, open_for_ns: int | None = None) -> None:
         """The call failed. `open_for_ns` opens at once and for that long, as a provider's Retry-After asks for."""
     def ignore(self, permit: int, now_ns: int) -> None:
-        """The outcome says nothing about the provider: not counted, and a trial is free for somebody else."""
+        """The outcome says nothing about the provider: not counted, and the place of a trial or of the ramp is free for somebody else."""
+    def hint(self, now_ns: int) -> None:
+        """Somebody else saw the provider fail: while closed, the next failure opens it; a success says otherwise."""
     def state(self, now_ns: int) -> Literal["closed", "open", "half_open"]:
         """An open breaker whose time is over is half_open: the next caller is a trial."""
+    def retry_at_ns(self, now_ns: int) -> int | None:
+        """When an open breaker lets a trial through. None: it is not open, or an operator holds it."""
     def force(self, state: Literal["closed", "open"] | None) -> None:
         """Hold the breaker closed or open whatever the outcomes; None lets it go again, closed and with no failures."""
     def reset(self) -> None:
@@ -199,7 +216,12 @@ class Breaker:
     def forced(self) -> bool: ...
     @property
     def generation(self) -> int:
-        """Counts the changes of state."""
+        """Counts the changes of state and of what operators hold, from 1."""
+    @property
+    def why(
+        self,
+    ) -> Literal["failures", "rate", "hint", "asked", "time_over", "trial_failed", "trials_succeeded", "held", "let_go"] | None:
+        """Why it last changed: `asked` is `open_for_ns`, `held` and `let_go` are operators'. None: it never did."""
 
 # --- limiter --------------------------------------------------------------------------------------------------------------------
 

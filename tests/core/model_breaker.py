@@ -15,12 +15,21 @@ class ModelPermit:
 
 
 class ModelBreaker:
-    """A period lasts from one change of state to the next; only outcomes of permits of this period count."""
+    """A period lasts from one change of state to the next; only outcomes of permits of this period count.
 
-    def __init__(self, failures: int, open_ns: int, trials: int) -> None:
+    A place is what a trial, or a permit given while the ramp lasts, takes up; `ramped` says whether the ramp lasts.
+    """
+
+    def __init__(
+        self, failures: int, open_ns: int, trials: int, rate_percent: int = 0, window_ns: int = 60_000_000_000, least_calls: int = 20
+    ) -> None:
         self.failures, self.open_ns, self.trials = failures, open_ns, trials
+        self.rate_percent, self.tenth_ns, self.least_calls = rate_percent, -(-window_ns // 10), least_calls
         self.permits: list[ModelPermit] = []
+        self.counted: list[tuple[int, bool]] = []  # the tenth of the window and whether it failed, of each call
         self.period, self.phase, self.until_ns, self.in_a_row = 1, "closed", 0, 0
+        self.hinted = self.ramped = False
+        self.why: str | None = None
         self.forced: str | None = None
         self.latest_ns = 0
 
@@ -32,33 +41,78 @@ class ModelBreaker:
         if self.phase == "open" and not self.forced:
             if self.latest_ns < self.until_ns:
                 return ("refused", self.until_ns)
-            self._begin("half_open")
-        if self.phase == "half_open" and not self.forced:
-            mine = [p for p in self.permits if p.period == self.period and p.outcome != "ignore"]
-            if len(mine) >= self.trials:
-                return ("refused", None)
+            self._begin("half_open", "time_over")
+        if self.ramped and self.latest_ns >= self.until_ns:
+            self.ramped = False
+        if not self.forced and self._out() >= self._room():
+            return ("refused", None)
         self.permits.append(ModelPermit(self.period))
         return len(self.permits)
 
+    def _out(self) -> int:
+        return sum(p.period == self.period and p.state == "out" for p in self.permits)
+
+    def _succeeded(self) -> int:
+        return sum(p.period == self.period and p.outcome == "success" for p in self.permits)
+
+    def _room(self) -> float:
+        if self.phase == "half_open":
+            return self.trials - self._succeeded()
+        return 2 * self.trials + self._succeeded() if self.ramped else float("inf")
+
     def report(self, number: int, outcome: str, now_ns: int, open_for_ns: int | None = None) -> None:
-        """One of success, failure and ignore; a trial's second outcome is not heard."""
+        """One of success, failure and ignore; the second outcome of a permit that had a place is not heard."""
         self.latest_ns = max(self.latest_ns, now_ns)
         if not 1 <= number <= len(self.permits):
             raise ValueError(f"permit {number} was never given")
         permit = self.permits[number - 1]
-        if permit.period != self.period or self.forced or (self.phase == "half_open" and permit.state == "back"):
+        placed = self.phase == "half_open" or self.ramped
+        if permit.period != self.period or self.forced or (placed and permit.state == "back"):
             return
         permit.state, permit.outcome = "back", outcome
         if outcome == "success":
-            self.in_a_row = 0
-            good = [p for p in self.permits if p.period == self.period and p.outcome == "success"]
-            if self.phase == "half_open" and len(good) == self.trials:
-                self._begin("closed")
+            self._succeed()
         elif outcome == "failure":
-            self.in_a_row += 1
-            if self.phase == "half_open" or self.in_a_row >= self.failures or open_for_ns is not None:
-                self.until_ns = self.latest_ns + (self.open_ns if open_for_ns is None else open_for_ns)
-                self._begin("open")
+            self._fail(open_for_ns)
+
+    def _succeed(self) -> None:
+        self.in_a_row, self.hinted = 0, False
+        if self.phase == "half_open" and self._succeeded() == self.trials:
+            self._begin("closed", "trials_succeeded")
+            self.ramped, self.until_ns = 2 * self.trials < 64, self.latest_ns + self.open_ns
+        elif self.phase == "closed":
+            self.counted.append((self.latest_ns // self.tenth_ns, False))
+            self.ramped = self.ramped and self._room() < 64
+
+    def _fail(self, open_for_ns: int | None) -> None:
+        self.in_a_row += 1
+        self.counted.append((self.latest_ns // self.tenth_ns, True))
+        why = (
+            "trial_failed"
+            if self.phase == "half_open"
+            else "asked"
+            if open_for_ns is not None
+            else "failures"
+            if self.in_a_row >= self.failures
+            else "hint"
+            if self.hinted
+            else "rate"
+            if self._rate_is_over()
+            else ""
+        )
+        if why:
+            self._begin("open", why)
+            self.until_ns = self.latest_ns + (self.open_ns if open_for_ns is None else open_for_ns)
+
+    def _rate_is_over(self) -> bool:
+        window = [failed for tenth, failed in self.counted if tenth > self.latest_ns // self.tenth_ns - 10]
+        return self.rate_percent > 0 and len(window) >= self.least_calls and sum(window) * 100 > self.rate_percent * len(window)
+
+    def hint(self, now_ns: int) -> None:
+        """One more failure is enough, until a success."""
+        self.latest_ns = max(self.latest_ns, now_ns)
+        if self.phase == "closed" and not self.forced:
+            self.hinted = True
 
     def state(self, now_ns: int) -> str:
         """An open breaker whose time is over is half_open."""
@@ -68,17 +122,23 @@ class ModelBreaker:
             return "half_open"
         return self.phase
 
+    def retry_at_ns(self, now_ns: int) -> int | None:
+        """When it is half_open by time alone."""
+        return self.until_ns if self.state(now_ns) == "open" and not self.forced else None
+
     def force(self, state: str | None) -> None:
         """Hold it in a state, or (None) let it go, closed."""
         if state != self.forced:
             self.forced = state
-            self._begin("closed")
+            self._begin("closed", "held" if state else "let_go")
 
     def reset(self) -> None:
         """Closed and not forced."""
         self.forced = None
-        self._begin("closed")
+        self._begin("closed", "let_go")
 
-    def _begin(self, phase: str) -> None:
-        self.phase, self.in_a_row = phase, 0
+    def _begin(self, phase: str, why: str) -> None:
+        self.phase, self.why, self.in_a_row = phase, why, 0
+        self.hinted = self.ramped = False
+        self.counted.clear()
         self.period += 1

@@ -37,10 +37,17 @@ def opened(trials: int = 1) -> Breaker:
 class BreakerMachine(RuleBasedStateMachine):
     """The same operations on both; every answer and the state must be the same."""
 
-    @initialize(failures=st.integers(1, 4), trials=st.integers(1, 3))
-    def make(self, failures: int, trials: int) -> None:
-        self.breaker = Breaker(failures=failures, open_ns=100, trials=trials)
-        self.model = ModelBreaker(failures, 100, trials)
+    @initialize(
+        failures=st.integers(1, 5) | st.just(50),
+        trials=st.integers(1, 3),
+        rate_percent=st.integers(0, 100) | st.just(0),
+        least_calls=st.integers(1, 8),
+    )
+    def make(self, failures: int, trials: int, rate_percent: int, least_calls: int) -> None:
+        self.breaker = Breaker(
+            failures=failures, open_ns=100, trials=trials, rate_percent=rate_percent, window_ns=295, least_calls=least_calls
+        )
+        self.model = ModelBreaker(failures, 100, trials, rate_percent, 295, least_calls)
         self.now_ns = 1000
 
     @rule(by=st.integers(-150, 150))
@@ -53,7 +60,32 @@ class BreakerMachine(RuleBasedStateMachine):
         plain = ("refused", answer.retry_at_ns) if isinstance(answer, Refusal) else answer
         assert plain == self.model.permit(self.now_ns)
 
-    @rule(back=st.integers(-1, 6), outcome=st.sampled_from(["success", "failure", "failure", "ignore"]))
+    @rule(outcomes=st.text("..xx-h", min_size=1, max_size=8), by=st.integers(0, 60))
+    def calls(self, outcomes: str, by: int) -> None:
+        """One after the other: `.` success, `x` failure, `-` not counted, `h` a hint."""
+        for outcome in outcomes:
+            self.now_ns += by
+            if outcome == "h":
+                self.hint()
+            else:
+                self.permit()
+                self.both(0, {".": "success", "x": "failure", "-": "ignore"}[outcome])
+            self.state_and_generation_are_the_same()
+
+    @rule()
+    def come_back(self) -> None:
+        """All trials succeed: else the ramp is seldom reached."""
+        self.now_ns = self.model.retry_at_ns(self.now_ns) or self.now_ns
+        for _ in range(self.model.trials):
+            self.permit()
+            self.both(0, "success")
+
+    @rule()
+    def hint(self) -> None:
+        self.breaker.hint(self.now_ns)
+        self.model.hint(self.now_ns)
+
+    @rule(back=st.integers(-1, 6), outcome=st.sampled_from(["success", "success", "failure", "failure", "ignore"]))
     def report(self, back: int, outcome: str) -> None:
         self.both(back, outcome)
 
@@ -86,7 +118,9 @@ class BreakerMachine(RuleBasedStateMachine):
     def state_and_generation_are_the_same(self) -> None:
         for moment_ns in (self.now_ns, max(0, self.now_ns - 70), self.now_ns + 70):
             assert self.breaker.state(moment_ns) == self.model.state(moment_ns)
-        assert (self.breaker.generation, self.breaker.forced) == (self.model.period, self.model.forced is not None)
+            assert self.breaker.retry_at_ns(moment_ns) == self.model.retry_at_ns(moment_ns)
+        model = self.model
+        assert (self.breaker.generation, self.breaker.why, self.breaker.forced) == (model.period, model.why, model.forced is not None)
 
 
 BreakerMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
@@ -168,6 +202,156 @@ def test_retry_after_opens_at_once_and_for_that_long() -> None:
     assert breaker.state(7010) == "half_open"
 
 
+def back(trials: int = 1, open_ns: int = 100) -> Breaker:
+    """Opened, tried and closed again at 200."""
+    breaker = Breaker(failures=3, open_ns=open_ns, trials=trials)
+    breaker.failure(given(breaker, 1), 1, open_for_ns=100)
+    for trial in [given(breaker, 200) for _ in range(trials)]:
+        breaker.success(trial, 200)
+    assert (breaker.state(200), breaker.why) == ("closed", "trials_succeeded")
+    return breaker
+
+
+def let_through(breaker: Breaker, callers: int, now_ns: int) -> list[int]:
+    return [answer for answer in (breaker.permit(now_ns) for _ in range(callers)) if isinstance(answer, int)]
+
+
+def test_a_thousand_callers_do_not_fall_upon_a_provider_that_has_just_come_back() -> None:
+    breaker, rounds = back(), []
+    for _ in range(6):
+        out = let_through(breaker, 1000, 210)
+        rounds.append(len(out))
+        for permit in out:
+            breaker.success(permit, 210)
+    assert rounds == [2, 4, 8, 16, 32, 1000]
+
+
+def test_a_place_on_the_ramp_is_free_again_after_any_outcome_and_only_once() -> None:
+    breaker = back()
+    ignored, failed = let_through(breaker, 1000, 210)
+    assert refused(breaker, 210) is None
+    breaker.ignore(ignored, 211)
+    breaker.ignore(ignored, 211)
+    assert len(let_through(breaker, 1000, 212)) == 1
+    breaker.failure(failed, 213)
+    assert len(let_through(breaker, 1000, 214)) == 1
+    assert breaker.state(214) == "closed"
+
+
+def test_the_ramp_ends_in_time_even_if_nothing_comes_back() -> None:
+    breaker = back(open_ns=100)
+    assert len(let_through(breaker, 1000, 299)) == 2
+    assert len(let_through(breaker, 1000, 300)) == 1000
+
+
+def test_with_many_trials_there_is_no_ramp() -> None:
+    assert len(let_through(back(trials=31), 1000, 210)) == 62
+    assert len(let_through(back(trials=32), 1000, 210)) == 1000
+
+
+def test_failures_on_the_ramp_open_it_as_any_others() -> None:
+    breaker = back()
+    for now_ns in (210, 211, 212):
+        breaker.failure(given(breaker, now_ns), now_ns)
+    assert (breaker.state(212), breaker.why, refused(breaker, 213)) == ("open", "failures", 312)
+
+
+def rated(failures: int = 1_000) -> Breaker:
+    """Opens where more than half of at least 10 calls in 1,000 ns failed."""
+    return Breaker(failures=failures, open_ns=100, rate_percent=50, window_ns=1000, least_calls=10)
+
+
+def play(breaker: Breaker, outcomes: str, now_ns: int) -> None:
+    """`x` is a failure, `.` a success, `-` does not count."""
+    for outcome in outcomes:
+        report = {"x": breaker.failure, ".": breaker.success, "-": breaker.ignore}[outcome]
+        report(given(breaker, now_ns), now_ns)
+
+
+def test_more_than_half_of_the_calls_failing_opens_it_but_not_half_and_not_few() -> None:
+    breaker = rated()
+    play(breaker, "x.x.x.x.x", 1)
+    assert breaker.state(1) == "closed"  # five of nine: too few calls to tell
+    play(breaker, ".", 1)
+    play(breaker, "-----", 1)
+    assert breaker.state(1) == "closed"  # five of ten are no more than half
+    play(breaker, "x", 1)
+    assert (breaker.state(1), breaker.why, breaker.retry_at_ns(1)) == ("open", "rate", 101)
+
+
+def test_old_calls_are_forgotten_by_tenths_of_the_window() -> None:
+    breaker = rated()
+    play(breaker, "xx.x.x.", 10)  # in the tenth from 0 to 100
+    play(breaker, "..", 999)
+    play(breaker, "xx", 1000)  # the first tenth is over: two of four
+    assert breaker.state(1000) == "closed"
+    breaker = rated()
+    play(breaker, "xx.x.x.", 10)
+    play(breaker, "..", 999)
+    play(breaker, "x", 999)  # five of ten
+    assert breaker.state(999) == "closed"
+    play(breaker, "x", 999)
+    assert breaker.state(999) == "open"
+
+
+def test_a_success_never_opens_it_whatever_the_rate() -> None:
+    breaker = rated()
+    play(breaker, "xxxxxxxxx.", 1)
+    assert breaker.state(1) == "closed"
+    play(breaker, "x", 1)
+    assert breaker.why == "rate"
+
+
+def test_the_window_begins_anew_when_it_closes() -> None:
+    breaker = rated()
+    play(breaker, ".....xxxxxx", 1)
+    assert breaker.state(1) == "open"
+    play(breaker, ".", 101)
+    assert breaker.state(101) == "closed"
+    play(breaker, "x" * 9, 101)
+    assert breaker.state(101) == "closed"
+    play(breaker, "x", 101)
+    assert breaker.state(101) == "open"
+
+
+def test_after_a_hint_one_failure_is_enough_and_a_success_clears_it() -> None:
+    breaker = Breaker(failures=3, open_ns=100)
+    breaker.hint(1)
+    assert (breaker.state(1), breaker.generation) == ("closed", 1)
+    play(breaker, "-.xx", 2)
+    assert breaker.state(2) == "closed"
+    play(breaker, ".", 2)
+    breaker.hint(3)
+    play(breaker, "x", 4)
+    assert (breaker.state(4), breaker.why) == ("open", "hint")
+
+
+@pytest.mark.parametrize("held", ["open", "closed"])
+def test_a_hint_says_nothing_to_a_breaker_that_is_open_tried_or_held(held: Any) -> None:
+    breaker = opened()
+    breaker.hint(50)
+    assert breaker.retry_at_ns(50) == 103
+    trial = given(breaker, 103)
+    breaker.hint(104)
+    breaker.success(trial, 105)
+    play(breaker, "xx", 106)
+    assert breaker.state(106) == "closed"
+    breaker.force(held)
+    breaker.hint(107)
+    breaker.force(None)
+    play(breaker, "xx", 108)
+    assert breaker.state(108) == "closed"
+
+
+def test_what_is_left_of_its_time_can_be_read() -> None:
+    breaker = opened()
+    assert [breaker.retry_at_ns(now_ns) for now_ns in (0, 102, 103)] == [103, 103, None]
+    breaker.force("open")
+    assert breaker.retry_at_ns(50) is None
+    breaker.force(None)
+    assert breaker.retry_at_ns(50) is None
+
+
 def test_an_operator_forces_it_open_and_closed() -> None:
     breaker = Breaker(failures=1, open_ns=100)
     breaker.force("open")
@@ -220,6 +404,9 @@ def test_of_twenty_callers_at_once_only_the_trials_get_through(trials: int) -> N
         ({"failures": 3, "open_ns": 0}, "open_ns: found 0, expected 1 to"),
         ({"failures": 3, "open_ns": 1, "trials": 0}, "trials: found 0, expected 1 to"),
         ({"failures": -1, "open_ns": 1}, "failures: found -1"),
+        ({"failures": 3, "open_ns": 1, "rate_percent": 101}, "rate_percent: found 101, expected 0 to 100"),
+        ({"failures": 3, "open_ns": 1, "window_ns": 0}, "window_ns: found 0, expected 1 to"),
+        ({"failures": 3, "open_ns": 1, "least_calls": 0}, "least_calls: found 0, expected 1 to 4294967295"),
     ],
 )
 def test_a_breaker_out_of_range_says_what_was_expected(arguments: dict[str, int], message: str) -> None:

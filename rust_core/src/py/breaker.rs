@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyInt;
 
 use super::whole::{now, whole, whole_or_none};
-use crate::breaker::{self, Forced};
+use crate::breaker::{self, Forced, Rate, Why};
 
 #[pyclass(frozen, get_all, module = "sidecar._core")]
 pub struct Refusal {
@@ -34,12 +34,28 @@ impl Breaker {
 #[pymethods]
 impl Breaker {
     #[new]
-    #[pyo3(signature = (*, failures, open_ns, trials=None), text_signature = "(*, failures, open_ns, trials=1)")]
-    fn new(failures: &Bound<'_, PyAny>, open_ns: &Bound<'_, PyAny>, trials: Option<&Bound<'_, PyAny>>) -> PyResult<Breaker> {
+    #[pyo3(
+        signature = (*, failures, open_ns, trials=None, rate_percent=None, window_ns=None, least_calls=None),
+        text_signature = "(*, failures, open_ns, trials=1, rate_percent=0, window_ns=60000000000, least_calls=20)"
+    )]
+    fn new(
+        failures: &Bound<'_, PyAny>,
+        open_ns: &Bound<'_, PyAny>,
+        trials: Option<&Bound<'_, PyAny>>,
+        rate_percent: Option<&Bound<'_, PyAny>>,
+        window_ns: Option<&Bound<'_, PyAny>>,
+        least_calls: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Breaker> {
         let failures = whole("failures", failures, 1, u32::MAX.into())? as u32;
         let open_ns = whole("open_ns", open_ns, 1, u64::MAX)?;
         let trials = whole_or_none("trials", trials, 1, u32::MAX.into())?.unwrap_or(1) as u32;
-        Ok(Breaker(Mutex::new(breaker::Breaker::new(failures, open_ns, trials))))
+        let rate = Rate {
+            percent: whole_or_none("rate_percent", rate_percent, 0, 100)?.unwrap_or(0) as u32,
+            window_ns: whole_or_none("window_ns", window_ns, 1, u64::MAX)?.unwrap_or(60_000_000_000),
+            least_calls: whole_or_none("least_calls", least_calls, 1, u32::MAX.into())?.unwrap_or(20) as u32,
+        };
+        let rate = (rate.percent > 0).then_some(rate);
+        Ok(Breaker(Mutex::new(breaker::Breaker::new(failures, open_ns, trials, rate))))
     }
 
     fn permit<'py>(&self, py: Python<'py>, now_ns: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
@@ -68,9 +84,20 @@ impl Breaker {
         self.lock().ignore(permit, now_ns).map_err(raised)
     }
 
+    fn hint(&self, now_ns: &Bound<'_, PyAny>) -> PyResult<()> {
+        let now_ns = now(now_ns)?;
+        self.lock().hint(now_ns);
+        Ok(())
+    }
+
     fn state(&self, now_ns: &Bound<'_, PyAny>) -> PyResult<&'static str> {
         let now_ns = now(now_ns)?;
         Ok(self.lock().state(now_ns).name())
+    }
+
+    fn retry_at_ns(&self, now_ns: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
+        let now_ns = now(now_ns)?;
+        Ok(self.lock().retry_at_ns(now_ns))
     }
 
     #[pyo3(signature = (state))]
@@ -97,6 +124,11 @@ impl Breaker {
     #[getter]
     fn generation(&self) -> u64 {
         self.lock().generation()
+    }
+
+    #[getter]
+    fn why(&self) -> Option<&'static str> {
+        self.lock().why().map(Why::name)
     }
 }
 
