@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -37,12 +38,12 @@ from sidecar.engine import Engine
 from sidecar.errors import SettingsError, SidecarError
 from sidecar.observe import Log, Meter, Metrics
 from sidecar.pipeline import run
+from sidecar.policies.admission import Admission
 from sidecar.policies.breakers import Breakers
 from sidecar.policies.budgets import Budgets
 from sidecar.policies.endpoints import Endpoints
 from sidecar.policies.latencies import Latencies
 from sidecar.policies.models import Preferences, refusals
-from sidecar.policies.places import Places
 from sidecar.policies.quotas import Quotas
 from sidecar.policies.retries import Retries
 from sidecar.providers import Provider
@@ -132,9 +133,10 @@ async def _until_stopped(engine: Engine, doors: _Doors) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled)
-    housekeeping = loop.create_task(_keep_house(engine))
+    chores = [loop.create_task(_keep_house(engine)), loop.create_task(engine.admission.watch())]
     await asked.wait()
-    housekeeping.cancel()
+    for chore in chores:
+        chore.cancel()
     grace_ms = engine.settings.server.grace_ms
     engine.meter.log.write("info", "draining", calls_in_flight=await doors.drain(), grace_ms=grace_ms)
     await doors.finish(grace_ms / 1000)
@@ -214,8 +216,11 @@ class _Doors:
 def make_engine(settings: Settings, catalog: Catalog, log: Log) -> Engine:
     """Everything the stages work with; its providers are connected later."""
     breakers = Breakers(settings)
-    metrics = Metrics(catalog.nodes, catalog.known_names, lambda: breakers.states(time.monotonic_ns()))
+    metrics = Metrics(
+        catalog.nodes, settings.services, catalog.known_names, lambda: breakers.states(time.monotonic_ns()), lambda: admission.waiting()
+    )
     meter = Meter(log, metrics)
+    admission = Admission(settings, time.monotonic_ns, metrics.refused, partial(meter.event, "shed"))
 
     def set_aside(key: str, until_ns: int, reason: str) -> None:
         left_s = max(0, until_ns - time.monotonic_ns()) // 1_000_000_000
@@ -233,7 +238,7 @@ def make_engine(settings: Settings, catalog: Catalog, log: Log) -> Engine:
         endpoints=Endpoints(set_aside),
         latencies=Latencies(),
         quotas=Quotas(),
-        places=Places(settings),
+        admission=admission,
         answers=Answers(),
         meter=meter,
         clock_ns=time.monotonic_ns,

@@ -12,12 +12,12 @@ from sidecar._core import Ledger
 if TYPE_CHECKING:
     from sidecar.catalog import Catalog
     from sidecar.observe import Meter
+    from sidecar.policies.admission import Admission
     from sidecar.policies.breakers import Breakers
     from sidecar.policies.budgets import Budgets
     from sidecar.policies.endpoints import Endpoints
     from sidecar.policies.latencies import Latencies
     from sidecar.policies.models import Preferences
-    from sidecar.policies.places import Places
     from sidecar.policies.quotas import Quotas
     from sidecar.policies.retries import Retries
     from sidecar.providers import Provider
@@ -42,7 +42,7 @@ class Engine(Struct, frozen=True):
     endpoints: Endpoints
     latencies: Latencies
     quotas: Quotas
-    places: Places
+    admission: Admission
     answers: Answers
     meter: Meter
     clock_ns: Callable[[], int]

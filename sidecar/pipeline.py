@@ -36,7 +36,7 @@ async def run(engine: Engine, call: Call) -> None:
         plan(engine, call)
         with TimeLimit(call.deadline):
             if not await recall(engine, call):
-                async with engine.places.of(call.service):
+                async with engine.admission.place(call):
                     reserve(engine, call)
                     await attempt(engine, call)
     except SidecarError as error:

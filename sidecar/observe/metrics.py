@@ -63,22 +63,34 @@ class Metrics:
     """One registry, made at start; `registry` is what /metrics shows."""
 
     def __init__(
-        self, known_nodes: Iterable[str], known_models: Container[str], breaker_states: Callable[[], list[tuple[str, str, str]]]
+        self,
+        known_nodes: Iterable[str],
+        known_services: Iterable[str],
+        known_models: Container[str],
+        breaker_states: Callable[[], list[tuple[str, str, str]]],
+        queue_lengths: Callable[[], list[tuple[str, int]]],
     ) -> None:
         """`known_nodes` are `service.node`, `known_models` ids and providers' names; others that callers name count as `other`."""
         self.registry = registry = CollectorRegistry()
         nodes = set(known_nodes)
         self._nodes = nodes
         self._models = known_models
-        self._services = {name.partition(".")[0] for name in nodes} | {"default"}
+        self._services = {name.partition(".")[0] for name in nodes} | {"default", *known_services}
         self._series: dict[Where, _Series] = {}
         self.budget_warnings = Counter("llm_budget_warning_total", "Accounts that reached their warning threshold.", registry=registry)
         self.overruns = Counter("llm_budget_overrun_total", "Calls that cost more than was held for them.", registry=registry)
         self.events = Counter("llm_event_total", "What operators are told of: see OpsService.ListEvents.", ["kind"], registry=registry)
+        self._refused = Counter(
+            "llm_refused_total", "Calls refused by the sidecar itself: shed, tenant_limit, queue.", ["service", "reason"], registry=registry
+        )
         self.in_flight = Gauge("llm_calls_in_flight", "Calls being answered now.", registry=registry)
         self._recent = Recent()
         registry.register(_Calls(self._series))
-        registry.register(_ReadOnDemand(known_models, breaker_states, self._recent))
+        registry.register(_ReadOnDemand(known_models, breaker_states, queue_lengths, self._recent))
+
+    def refused(self, service: str, reason: str) -> None:
+        """Count one call that was not admitted."""
+        self._refused.labels(service if service in self._services else "other", reason).inc()
 
     def call(self, call: Call, duration_s: float) -> None:
         """Count one ended call."""
@@ -142,9 +154,16 @@ class _Calls(Collector):
 class _ReadOnDemand(Collector):
     """Figures that are worked out when somebody looks, so that nobody needs to keep them up to date."""
 
-    def __init__(self, known_models: Container[str], breaker_states: Callable[[], list[tuple[str, str, str]]], recent: Recent) -> None:
+    def __init__(
+        self,
+        known_models: Container[str],
+        breaker_states: Callable[[], list[tuple[str, str, str]]],
+        queue_lengths: Callable[[], list[tuple[str, int]]],
+        recent: Recent,
+    ) -> None:
         self._known_models = known_models
         self._breaker_states = breaker_states
+        self._queue_lengths = queue_lengths
         self._recent = recent
 
     def collect(self) -> Iterable[Metric]:
@@ -157,6 +176,10 @@ class _ReadOnDemand(Collector):
         for where, nano_usd in self._recent.cost_today(now).items():
             cost.add_metric(where, nano_usd / 1e9)
         yield cost
+        queues = GaugeMetricFamily("llm_queue_length", "Calls that wait for a place among their service's.", labels=("service",))
+        for service, waiting in self._queue_lengths():
+            queues.add_metric((service,), waiting)
+        yield queues
         worst: dict[tuple[str, str, str], int] = {}
         for service, model, state in self._breaker_states():
             provider, _, name = model.partition("/")
