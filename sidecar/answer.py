@@ -120,6 +120,8 @@ class Answer:
             raise StreamCut(f"{provider}: the answer stopped without {missing}, so it was cut")
         if self.finish == "stop" and not (self._text or self._calls or may_be_empty):
             raise ProviderEmpty(f"{provider}: the answer is whole and says nothing")
+        if self.finish == "tool_calls" and not self._calls:
+            raise ProviderGarbled(f"{provider}: the answer ended to call tools and names none")
         if self.finish != "length":
             for call in self.tool_calls:
                 try:

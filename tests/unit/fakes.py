@@ -30,10 +30,16 @@ class FakeProvider:
         self.name = name
         self.scripts = list(scripts)
         self.asks = []
+        self.asked_at = []  # time.monotonic()
         self.cancelled = 0
+        self.most_at_once = 0
+        self._now = 0
 
     async def generate(self, ask, emit):
         self.asks.append(ask)
+        self.asked_at.append(time.monotonic())
+        self._now += 1
+        self.most_at_once = max(self.most_at_once, self._now)
         script = self.scripts[min(len(self.asks), len(self.scripts)) - 1]
         try:
             for step in script:
@@ -46,6 +52,8 @@ class FakeProvider:
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
+        finally:
+            self._now -= 1
 
     async def embed(self, ask):
         self.asks.append(ask)
