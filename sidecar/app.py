@@ -39,7 +39,7 @@ from sidecar.errors import SettingsError, SidecarError
 from sidecar.observe import Log, Meter, Metrics
 from sidecar.pipeline import run
 from sidecar.policies.admission import Admission
-from sidecar.policies.breakers import Breakers
+from sidecar.policies.breakers import Breakers, Change
 from sidecar.policies.budgets import Budgets
 from sidecar.policies.endpoints import Endpoints
 from sidecar.policies.latencies import Latencies
@@ -221,6 +221,13 @@ def make_engine(settings: Settings, catalog: Catalog, log: Log) -> Engine:
     )
     meter = Meter(log, metrics)
     admission = Admission(settings, time.monotonic_ns, metrics.refused, partial(meter.event, "shed"))
+
+    def breaker_changed(change: Change) -> None:
+        metrics.breaker_changed(change.service, change.target, change.after)
+        facts = {"service": change.service, "target": change.target, "from": change.before, "to": change.after, "why": change.why}
+        meter.event("breaker", change.message, "warning" if change.after == "open" else "info", **facts)
+
+    breakers.on_change.append(breaker_changed)
 
     def set_aside(key: str, until_ns: int, reason: str) -> None:
         left_s = max(0, until_ns - time.monotonic_ns()) // 1_000_000_000

@@ -83,6 +83,9 @@ class Metrics:
         self._refused = Counter(
             "llm_refused_total", "Calls refused by the sidecar itself: shed, tenant_limit, queue.", ["service", "reason"], registry=registry
         )
+        self._breaker_changes = Counter(
+            "llm_circuit_breaker_changes_total", "Breakers, by new state.", ["service", "provider", "model", "to"], registry=registry
+        )
         self.in_flight = Gauge("llm_calls_in_flight", "Calls being answered now.", registry=registry)
         self._recent = Recent()
         registry.register(_Calls(self._series))
@@ -91,6 +94,10 @@ class Metrics:
     def refused(self, service: str, reason: str) -> None:
         """Count one call that was not admitted."""
         self._refused.labels(service if service in self._services else "other", reason).inc()
+
+    def breaker_changed(self, service: str, target: str, to: str) -> None:
+        """Count one change of a breaker's state; `target` is a candidate's."""
+        self._breaker_changes.labels(service, *_labels(target, self._models), to).inc()
 
     def call(self, call: Call, duration_s: float) -> None:
         """Count one ended call."""
@@ -181,13 +188,18 @@ class _ReadOnDemand(Collector):
             queues.add_metric((service,), waiting)
         yield queues
         worst: dict[tuple[str, str, str], int] = {}
-        for service, model, state in self._breaker_states():
-            provider, _, name = model.partition("/")
-            known = name in self._known_models or model in self._known_models
-            labels = (service, provider, name if known else "other")
+        for service, target, state in self._breaker_states():
+            labels = (service, *_labels(target, self._known_models))
             worst[labels] = max(worst.get(labels, 0), _STATES[state])
         help_text = "0 closed, 1 half open, 2 open; the worst one for models that only callers know."
         states = GaugeMetricFamily("llm_circuit_breaker_state", help_text, labels=("service", "provider", "model"))
         for labels, value in worst.items():
             states.add_metric(labels, value)
         yield states
+
+
+def _labels(target: str, known_models: Container[str]) -> tuple[str, str]:
+    """The provider, with its endpoint if it has several (`openai#eu`), and the model, if more than callers know it."""
+    spot, _, name = target.partition("/")
+    provider = spot.partition("#")[0]
+    return spot, name if name in known_models or f"{provider}/{name}" in known_models else "other"
