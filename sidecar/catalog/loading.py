@@ -14,7 +14,7 @@ from sidecar.catalog.facts import Model, Node, Prices, Profile
 from sidecar.catalog.lookup import OPEN_KINDS, UNLISTED_CONTEXT_TOKENS, UNLISTED_OUTPUT_TOKENS, USUAL, Catalog
 from sidecar.errors import SettingsError, UnknownModel
 from sidecar.settings import ModelRow, NodeRow, Settings
-from sidecar.settings.reading import Source, nearest, read
+from sidecar.settings.reading import Source, nearest, read, shown
 
 Row = TypeVar("Row", ModelRow, NodeRow)
 Reference = tuple[str, str, str, bool]  # model as written, who names it, where that is written, is it an embedding model
@@ -58,6 +58,7 @@ def load(settings: Settings, today: date) -> Catalog:
     references = list(_references(catalog, settings))
     for ref, _, origin, embedding in references:
         _known(catalog, ref, origin, embedding)
+    _check_wishes(catalog, settings)
     pinned = {_known(catalog, ref, settings.origin("catalog", "pin"), False).id for ref in settings.catalog.pin}
     catalog.successors = {
         model.id: living
@@ -212,11 +213,37 @@ def _references(catalog: Catalog, settings: Settings) -> Iterator[Reference]:
             yield service.embedding, f"service {name}", settings.origin("services", name, "embedding"), True
     for key, ref in settings.node_models.items():
         yield ref, key, settings.origin("node_models", key), False
+    for name, plan in settings.plans.items():
+        for key, refs in (("models", plan.models), ("preferred", plan.preferred)):
+            for ref in refs:
+                yield ref, f"plan {name}", settings.origin("plans", name, key), False
+    for name, ref in _tiers(settings):
+        yield ref, f"tier {name}", settings.origin("tiers", name), False
     profile = f"profile {catalog.profile.name}"
     for number, ref in enumerate(catalog.profile.models):
         yield ref, profile, settings.origin("profile", "fallbacks" if number else "primary"), False
     for number, ref in enumerate(catalog.profile.embeddings):
         yield ref, profile, settings.origin("profile", "embedding_fallbacks" if number else "embedding"), True
+
+
+def _tiers(settings: Settings) -> tuple[tuple[str, str], ...]:
+    tiers = settings.tiers
+    return ("cheap", tiers.cheap), ("standard", tiers.standard), ("strong", tiers.strong)
+
+
+def _check_wishes(catalog: Catalog, settings: Settings) -> None:
+    """What chooses a model for an answer must be able to give one; what users may prefer must be what their plan allows."""
+    wishes = [(ref, settings.origin("tiers", name)) for name, ref in _tiers(settings)]
+    for name, plan in settings.plans.items():
+        origin = settings.origin("plans", name, "preferred")
+        wishes += [(ref, origin) for ref in plan.preferred]
+        allowed = {catalog.named(ref).id for ref in plan.models}
+        for ref in plan.preferred:
+            if allowed and catalog.named(ref).id not in allowed:
+                raise SettingsError(origin, "", f"found {shown(ref)}, expected some of the plan's models: {', '.join(plan.models)}")
+    for ref, origin in wishes:
+        if "generate" not in catalog.named(ref).capabilities:
+            raise SettingsError(origin, "", f"found {shown(ref)}, which only makes embeddings, expected a model that writes answers")
 
 
 def _known(catalog: Catalog, ref: str, origin: str, embedding: bool) -> Model:

@@ -137,9 +137,28 @@ class ProviderSettings(Struct, frozen=True):
     @property
     def is_configured(self) -> bool:
         """Has everything a call needs, as far as settings can tell. A server at a base URL of its own may need no key."""
+        if self.endpoints:
+            return any(self.at(name).is_configured for name in self.endpoints)
         if self.kind == "compatible":
             return self.base_url is not None
         return self.kind in ("ollama", "echo") or self.api_key is not None or self.base_url is not None
+
+    @property
+    def has_key(self) -> bool:
+        """Some call to it carries a key: its own, or an endpoint's."""
+        return self.api_key is not None or any(endpoint.api_key is not None for endpoint in self.endpoints.values())
+
+    def at(self, endpoint: str) -> "ProviderSettings":
+        """The provider as one endpoint has it, called `NAME#ENDPOINT`: what the endpoint does not set is the provider's."""
+        own = self.endpoints[endpoint]
+        return replace(
+            self,
+            name=f"{self.name}#{endpoint}",
+            api_key=own.api_key or self.api_key,
+            base_url=own.base_url or self.base_url,
+            headers={**self.headers, **own.headers},
+            endpoints={},
+        )
 
     def __repr__(self) -> str:
         secrets = f"api_key={'hidden' if self.api_key else 'none'}, headers={list(self.headers)}"
@@ -247,10 +266,10 @@ class ModelRow(Struct, frozen=True):
 
 
 class Plan(Struct, frozen=True):
-    """What a user's plan allows. A plan that settings do not name limits nothing.
+    """What a user's plan allows. A plan that nobody names limits nothing; `PLANS` are there from the start.
 
-    `models`: only these may answer, and the first that can stands in where a node wants others; empty: all. `preferred`: the user may
-    store one of these as their own choice; empty: they may store none.
+    `models`: only these may answer, and those that can stand in where a node wants others; empty: all. If none of them makes embeddings,
+    embeddings are not limited. `preferred`: the user may store one of these as their own choice; empty: they may store none.
     """
 
     models: tuple[str, ...] = ()
@@ -393,6 +412,13 @@ SERVICES = {
     ),  # its next batch tries again
 }
 
+# The policy's plans; a table in the file replaces them key by key.
+PLANS = {
+    "free": Plan(models=("gpt-4o-mini", "gemini-2.5-flash")),
+    "paid": Plan(),
+    "premium": Plan(preferred=("gpt-4o", "gpt-4o-mini", "claude-sonnet-4", "gemini-2.5-flash")),
+}
+
 
 def _built_in(own: Mapping[str, ProviderSettings]) -> dict[str, ProviderSettings]:
     """The four with a key are known by name even when nothing is set, so that a missing key can be told from a misspelt name."""
@@ -404,6 +430,7 @@ class Settings(Tables, frozen=True):
 
     providers: Mapping[Name, ProviderSettings] = field(default_factory=lambda: _built_in({}))
     services: Mapping[Name, Service] = field(default_factory=lambda: dict(SERVICES))
+    plans: Mapping[Name, Plan] = field(default_factory=lambda: dict(PLANS))
     node_models: Mapping[str, str] = {}
     notices: tuple[str, ...] = ()  # what an operator should know and is no mistake
     source: Source = Source("settings")
@@ -428,6 +455,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     values = {field: getattr(tables, field) for field in tables.__struct_fields__} | {
         "providers": {name: _provider(name, row) for name, row in tables.providers.items()} | _built_in(tables.providers),
         "services": services,
+        "plans": {name: _plan(name, tables, raw) for name in {**PLANS, **tables.plans}},
     }
     settings = Settings(**values, node_models=node_models, notices=notices, source=source)
     check(settings)
@@ -453,6 +481,15 @@ def _service(name: str, tables: Tables, raw: Mapping[str, Any]) -> Service:
     if own is None:
         return SERVICES[name]
     return replace(SERVICES.get(name, Service()), **{key: getattr(own, key) for key in raw["services"][name]})
+
+
+def _plan(name: str, tables: Tables, raw: Mapping[str, Any]) -> Plan:
+    """A plan's table over the policy's; where it names models and no preferred ones, the policy's preferred that are among them stay."""
+    own, shipped = tables.plans.get(name, Plan()), PLANS.get(name, Plan())
+    given = raw.get("plans", {}).get(name, {})
+    models = own.models if "models" in given else shipped.models
+    preferred = own.preferred if "preferred" in given else tuple(ref for ref in shipped.preferred if not models or ref in models)
+    return Plan(models, preferred)
 
 
 def _provider(name: str, row: ProviderSettings) -> ProviderSettings:

@@ -77,7 +77,9 @@ def _provider(settings: Settings, name: str, provider: ProviderSettings) -> None
             "",
             f'found "{provider.kind}", expected "{name}": the catalogue\'s models of {name} would go to it; give the provider another name',
         )
-    if provider.kind == "compatible" and provider.base_url is None:
+    if provider.endpoints:
+        _endpoints(settings, name, provider)
+    elif provider.kind == "compatible" and provider.base_url is None:
         raise SettingsError(
             settings.origin("providers", name, "base_url"),
             "",
@@ -89,3 +91,22 @@ def _provider(settings: Settings, name: str, provider: ProviderSettings) -> None
             "",
             f'found "{provider.service}", expected a provider called {provider.service}-PROVIDER: its name says whose place it takes',
         )
+
+
+def _endpoints(settings: Settings, name: str, provider: ProviderSettings) -> None:
+    """A provider of which no endpoint has a key is one without a key: skipped, and said so at start."""
+
+    def mistake(*path: str, problem: str) -> SettingsError:
+        return SettingsError(settings.origin("providers", name, "endpoints", *path), "", problem)
+
+    if provider.kind == "echo":
+        raise mistake(problem="found endpoints, expected none: the echo is inside of this process")
+    if not any(endpoint.weight for endpoint in provider.endpoints.values()):
+        raise mistake(problem="found weight 0 for every endpoint, expected one above 0: weight 0 is for endpoints that are asked only in need")
+    for endpoint in provider.endpoints:
+        spot = provider.at(endpoint)
+        if provider.kind == "compatible" and spot.base_url is None:
+            expected = f'expected the address of "{endpoint}", like "http://127.0.0.1:8000/v1", here or at the provider'
+            raise mistake(endpoint, "base_url", problem=f"is missing, {expected}")
+        if provider.kind in ("openai", "anthropic", "google") and provider.has_key and spot.api_key is None:
+            raise mistake(endpoint, "api_key", problem=f'is missing, expected a key for "{endpoint}", here or at the provider')

@@ -181,7 +181,8 @@ def _own_provider(fill: _Overlay, prefix: str, values: Mapping[str, str]) -> str
     base = _provider(fill, named, values) or "openai"
     table = fill.raw["providers"].get(base, {})
     name = f"{prefix.lower()}-{base}"
-    row = {k: v for k, v in table.items() if k != "api_key" and (k != "base_url" or url not in values)} if isinstance(table, dict) else {}
+    others = {"api_key", "endpoints", *(("base_url",) if url in values else ())}
+    row = {k: v for k, v in table.items() if k not in others} if isinstance(table, dict) else {}
     kind = row.get("kind", base if base in KINDS else "compatible")
     fill.raw["providers"].setdefault(name, row | {"kind": kind, "service": prefix.lower()})
     for variable, field in ((key, "api_key"), (url, "base_url")):
