@@ -27,4 +27,10 @@ class Provider(Protocol):
 
     async def embed(self, ask: EmbedAsk) -> Vectors: ...
 
+    async def check(self) -> None:
+        """Returns if the provider can be reached with this key: it fetches a list of models, which costs no tokens.
+
+        It has no limit of time but for connecting: the caller sets one.
+        """
+
     async def close(self) -> None: ...

@@ -32,8 +32,10 @@ from sidecar.errors import (
 from sidecar.providers import Provider
 from sidecar.providers.anthropic_wire import FEATURES, chunk, embed_request, failure, reply, request
 from sidecar.providers.http import head, scrubbed, transport_error
-from sidecar.providers.reading import AnswerStream, emit_whole
+from sidecar.providers.listing import require_list
+from sidecar.providers.reading import AnswerStream, emit_filtered, emit_whole
 from sidecar.providers.sse import Events
+from sidecar.providers.words import ContentFiltered
 
 if TYPE_CHECKING:
     import httpx2
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["FEATURES", "chunk", "connect", "embed_request", "failure", "reply", "request"]
 
 _PATH: Final = "/v1/messages"
+_MODELS_PATH: Final = "/v1/models"
 _SAMPLING: Final = ("temperature", "top_p", "top_k")
 _SAMPLING_VERSION: Final = {"anthropic-version": "2023-06-01"}
 _KEEP_ALIVE_S: Final = 75.0
@@ -108,15 +111,18 @@ class Anthropic:
     async def generate(self, ask: GenerateAsk, emit: Emit) -> None:
         body = request(ask)
         whose = f"{self.name}/{ask.model}"
-        response = await self._post(body, ask.stream, whose)
         try:
-            said = head(response.headers)
-            if not ask.stream:
-                return await emit_whole(replace(reply(response.content, whose), head=said), emit, whose)
-            stream = AnswerStream(Events(), partial(chunk, whose=whose, key=self._key), emit, whose, StreamedCalls())
-            await self._read(response, stream, said, whose)
-        finally:
-            await response.aclose()
+            response = await self._post(body, ask.stream, whose)
+            try:
+                said = head(response.headers)
+                if not ask.stream:
+                    return await emit_whole(replace(reply(response.content, whose, self._key), head=said), emit, whose)
+                stream = AnswerStream(Events(), partial(chunk, whose=whose, key=self._key), emit, whose, StreamedCalls())
+                await self._read(response, stream, said, whose)
+            finally:
+                await response.aclose()
+        except ContentFiltered as filtered:
+            await emit_filtered(filtered, emit)
 
     async def _post(self, body: dict[str, Any], stream: bool, whose: str) -> httpx2.Response:
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream" if stream else "application/json"}
@@ -130,7 +136,7 @@ class Anthropic:
             raise self.meant(error, whose) from error
 
     async def _read(self, response: httpx2.Response, stream: AnswerStream, said: Head, whose: str) -> None:
-        if not response.headers.get("content-type", "").startswith("text/event-stream"):
+        if not response.headers.get("content-type", "").lower().startswith("text/event-stream"):
             try:
                 body = await response.aread()
             except Exception as error:
@@ -158,6 +164,13 @@ class Anthropic:
 
     async def embed(self, ask: EmbedAsk) -> Vectors:
         raise ProviderRejected(f"{self.name} has no embeddings; choose an embedding model of another provider")
+
+    async def check(self) -> None:
+        try:
+            response = await self._client.get(_MODELS_PATH, cast_to=self._cast_to, options={"params": {"limit": 1}})
+        except Exception as error:
+            raise self.meant(error, self.name) from error
+        require_list(response.content, "data", self.name)
 
     async def close(self) -> None:
         await self._client.close()

@@ -31,7 +31,8 @@ from sidecar.errors import (
 from sidecar.json_text import UNREADABLE, text_of
 from sidecar.providers import turns
 from sidecar.providers.http import head, retry_after_ms, scrubbed
-from sidecar.providers.statuses import by_status, no_words
+from sidecar.providers.statuses import by_status, garbled, no_words
+from sidecar.providers.words import by_words, wait_in_words_ms
 
 FEATURES: Final[frozenset[Feature]] = frozenset(
     {"generate", "system", "image", "image_url", "tools", "tool_choice", "strict_tools", "json_schema", "strict_schema", "stop", "sampling"}
@@ -207,12 +208,12 @@ def _usage(sent: _Usage | None) -> Usage | None:
     )
 
 
-def reply(body: bytes, whose: str = "anthropic") -> Chunk:
-    """A whole answer. Raises ProviderGarbled for anything that is no message."""
+def reply(body: bytes, whose: str = "anthropic", key: str | None = None) -> Chunk:
+    """A whole answer. Raises ProviderGarbled for anything that is no message, the class of an error sent under HTTP 200."""
     try:
         message = _read_reply(body)
     except UNREADABLE as error:
-        raise ProviderGarbled(f"{whose}: the answer is no message: {error}") from error
+        raise _no_message(body, error, whose, key) from error
     if message.type != "message":
         raise ProviderGarbled(f"{whose}: the answer is no message: its type is {message.type!r}")
     calls = tuple(
@@ -229,6 +230,14 @@ def reply(body: bytes, whose: str = "anthropic") -> Chunk:
         model=message.model,
         last=True,
     )
+
+
+def _no_message(body: bytes, error: Exception, whose: str, key: str | None) -> ProviderError:
+    try:
+        kind = _read_kind(body).type
+    except UNREADABLE:
+        kind = ""
+    return failure(200, {}, body, whose=whose, key=key) if kind == "error" else garbled(body, error, whose)
 
 
 def chunk(event: bytes, whose: str = "anthropic", key: str | None = None) -> Chunk | None:
@@ -299,7 +308,7 @@ _KINDS: Final[dict[str, type[ProviderError]]] = {
     "billing_error": ProviderQuotaExhausted,
     "permission_error": ProviderAuthFailed,
     "not_found_error": ProviderModelUnknown,
-    "conflict_error": ProviderRejected,
+    "conflict_error": ProviderUnavailable,  # with another request: not with the next one
     "request_too_large": ProviderContextExceeded,
     "rate_limit_error": ProviderRateLimited,
     "timeout_error": ProviderTimeout,
@@ -310,10 +319,8 @@ _KINDS: Final[dict[str, type[ProviderError]]] = {
 # `error.details.error_code` of a 429 or 400 that no wait of minutes cures.
 _SPENT: Final = {"enforced_spend_limit_reached", "contract_spend_limit_reached", "linked_organization_spend_limit_reached"}
 
-# Anthropic has one type for all that is wrong with a request; only its words tell these apart.
-# The last words are those of llama.cpp, which speaks this API too.
-_TOO_LONG: Final = ("prompt is too long", "exceed context limit", "exceeds the context window", "exceeds the available context size")
-_NO_CREDIT: Final = ("credit balance is too low", "specified api usage limits")
+# Types that are used for much; only the words tell which it is.
+_BROAD: Final = (None, ProviderRejected, ProviderRateLimited, ProviderUnavailable)
 
 
 def failure(status: int, headers: Mapping[str, str], body: bytes, *, whose: str = "anthropic", key: str | None = None) -> ProviderError:
@@ -326,25 +333,29 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, *, whose: str 
     details = error.details if isinstance(error.details, dict) else {}
     code = str(details.get("error_code") or error.type)
     kind = _meaning(status, error, code)
-    wait_ms = retry_after_ms(headers) if kind in (ProviderRateLimited, ProviderUnavailable) else None
+    wait_ms = None
+    if kind in (ProviderRateLimited, ProviderUnavailable, ProviderQuotaExhausted):
+        wait_ms = retry_after_ms(headers)
+        if wait_ms is None:
+            wait_ms = wait_in_words_ms(error.message)
     words = scrubbed(error.message, key) if error.message else no_words(status, "Anthropic")
     return kind(
         f"{whose}: {words}",
         status=status,
-        code=code,
+        code=scrubbed(code, key, limit=80),
         retry_after_ms=wait_ms,
         request_id=said.request_id or head(headers).request_id,
     )
 
 
 def _meaning(status: int, error: _Error, code: str) -> type[ProviderError]:
-    words = error.message.lower()
-    if code in _SPENT or any(part in words for part in _NO_CREDIT):
+    if code in _SPENT:
         return ProviderQuotaExhausted
     if code == "organization_on_hold":
         return ProviderAuthFailed
-    if any(part in words for part in _TOO_LONG):
-        return ProviderContextExceeded
-    if error.type in _KINDS:
-        return _KINDS[error.type]
-    return by_status(status)
+    kind = _KINDS.get(error.type)
+    meant = by_words(429 if kind is ProviderRateLimited else status, error.message) if kind in _BROAD else None
+    meaning = meant or kind
+    if meaning is not None:
+        return meaning
+    return ProviderUnavailable if status < 300 and error.type else by_status(status)  # an error event of a type unknown here

@@ -9,13 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sidecar.call import EmbedAsk, Emit, GenerateAsk, Vectors
-from sidecar.errors import SettingsError
+from sidecar.errors import ProviderError, SettingsError
 from sidecar.providers import openai_request
 from sidecar.providers.http import Client
+from sidecar.providers.listing import require_list
 from sidecar.providers.openai_failure import failure
 from sidecar.providers.openai_reply import Reader, reply, vectors
-from sidecar.providers.reading import AnswerStream, emit_whole
+from sidecar.providers.reading import AnswerStream, emit_filtered, emit_whole
 from sidecar.providers.sse import Events
+from sidecar.providers.words import ContentFiltered
 
 if TYPE_CHECKING:
     from sidecar.settings import ProviderSettings
@@ -67,20 +69,33 @@ class Compatible:
         self._client = client
         self._chat_url = client.url("chat/completions")
         self._embeddings_url = client.url("embeddings")
+        self._models_url = client.url("models")
 
     async def generate(self, ask: GenerateAsk, emit: Emit) -> None:
         whose = f"{self.name}/{ask.model}"
         body = openai_request.encode(request(ask))
-        if ask.stream:
-            await self._client.stream(self._chat_url, body, whose, AnswerStream(Events(), reader(whose, self._key), emit, whose))
-        else:
-            data, head = await self._client.post(self._chat_url, body, whose)
-            await emit_whole(reply(data, head, whose, key=self._key), emit, whose)
+        try:
+            if ask.stream:
+                await self._client.stream(self._chat_url, body, whose, AnswerStream(Events(), reader(whose, self._key), emit, whose))
+            else:
+                data, head = await self._client.post(self._chat_url, body, whose)
+                await emit_whole(reply(data, head, whose, key=self._key), emit, whose)
+        except ContentFiltered as filtered:
+            await emit_filtered(filtered, emit)
 
     async def embed(self, ask: EmbedAsk) -> Vectors:
         whose = f"{self.name}/{ask.model}"
         data, head = await self._client.post(self._embeddings_url, openai_request.encode(embedding(ask)), whose)
         return vectors(data, head, whose, key=self._key, count=len(ask.inputs), dimensions=ask.dimensions)
+
+    async def check(self) -> None:
+        try:
+            data, _ = await self._client.get(self._models_url, self.name)
+        except ProviderError as error:
+            if error.status in (404, 405, 501):
+                return  # not every server has a list of its models; that it answers is what was asked
+            raise
+        require_list(data, "data", self.name)
 
     async def close(self) -> None:
         await self._client.close()

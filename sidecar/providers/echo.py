@@ -76,6 +76,9 @@ class Echo:
         usage = Usage(count_embed(_TOKENIZER, ask.inputs).tokens)
         return Vectors([_vector(text, ask.dimensions or _DIMENSIONS) for text in ask.inputs], usage, ask.model, Head(request_id="echo"))
 
+    async def check(self) -> None:
+        """It is always there."""
+
     async def close(self) -> None:
         """Nothing is open."""
 

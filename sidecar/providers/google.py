@@ -22,6 +22,7 @@ from sidecar.errors import ProviderAuthFailed, ProviderError, ProviderGarbled, P
 from sidecar.providers import Provider
 from sidecar.providers.google_wire import FEATURES, chunk, embed_request, failure, model_path, reply, request, vectors
 from sidecar.providers.http import Client, scrubbed
+from sidecar.providers.listing import require_list
 from sidecar.providers.reading import AnswerStream, check_vectors, emit_whole
 from sidecar.providers.sse import Events
 from sidecar.providers.tool_calls import WholeCalls
@@ -133,13 +134,18 @@ class Google:
         for start in range(0, len(ask.inputs), _MOST_INPUTS):
             part = replace(ask, inputs=ask.inputs[start : start + _MOST_INPUTS])
             data, said = await self._client.post(address, msgspec.json.encode(embed_request(part)), whose)
-            found.append(replace(check_vectors(vectors(data, whose), len(part.inputs), part.dimensions, whose), head=said))
+            found.append(replace(check_vectors(vectors(data, whose, self._key), len(part.inputs), part.dimensions, whose), head=said))
         if len(found) == 1:
             return found[0]
         counts = [one.usage.input_tokens for one in found]
         total = None if None in counts else sum(count or 0 for count in counts)
         joined = [vector for one in found for vector in one.vectors]
         return Vectors(vectors=joined, usage=Usage(input_tokens=total, output_tokens=0), head=found[-1].head if found else None)
+
+    async def check(self) -> None:
+        built = self._sdk._api_client._build_request("get", "models?pageSize=1", {})
+        data, _ = await self._client.get(URL(built.url), self.name)
+        require_list(data, "models", self.name)
 
     async def close(self) -> None:
         await self._client.close()

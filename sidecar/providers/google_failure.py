@@ -14,7 +14,6 @@ from msgspec import Struct, field
 
 from sidecar.errors import (
     ProviderAuthFailed,
-    ProviderContextExceeded,
     ProviderError,
     ProviderModelUnknown,
     ProviderQuotaExhausted,
@@ -26,6 +25,7 @@ from sidecar.errors import (
 from sidecar.json_text import UNREADABLE
 from sidecar.providers.http import head, retry_after_ms, scrubbed
 from sidecar.providers.statuses import by_status, no_words
+from sidecar.providers.words import by_words, wait_in_words_ms
 
 _STATES: Final[dict[str, type[ProviderError]]] = {
     "INVALID_ARGUMENT": ProviderRejected,
@@ -47,8 +47,8 @@ _STATES: Final[dict[str, type[ProviderError]]] = {
 }
 
 _BAD_KEY: Final = ("api key not valid", "api key expired", "api key not found")
-_SPENT: Final = ("spending cap", "prepayment credits", "prepaid credits")
-_TOO_LONG: Final = ("exceeds the maximum number of tokens", "exceeds the maximum number of input tokens")
+# States that are used for much; only the words tell which it is.
+_BROAD: Final = (None, ProviderRejected, ProviderRateLimited, ProviderUnavailable)
 
 
 class _Error(Struct):
@@ -78,15 +78,16 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, *, whose: str 
         status = error.code
     reasons = [str(detail.get("reason", "")) for detail in error.details]
     kind = _meaning(status, error, reasons)
-    wait_ms = _retry_delay_ms(error.details)
-    if wait_ms is None:
-        wait_ms = retry_after_ms(headers)
+    wait_ms = None
+    if kind in (ProviderRateLimited, ProviderUnavailable):  # of a day's quota it says a wait of seconds, too
+        waits_ms = (_retry_delay_ms(error.details), retry_after_ms(headers), wait_in_words_ms(error.message))
+        wait_ms = next((wait_ms for wait_ms in waits_ms if wait_ms is not None), None)
     words = scrubbed(error.message, key) if error.message else no_words(status, "Google")
     return kind(
         f"{whose}: {words}",
         status=status,
-        code=next(filter(None, reasons), error.status),
-        retry_after_ms=wait_ms if kind in (ProviderRateLimited, ProviderUnavailable) else None,
+        code=scrubbed(next(filter(None, reasons), error.status), key, limit=80),
+        retry_after_ms=wait_ms,
         request_id=head(headers).request_id,
     )
 
@@ -95,15 +96,16 @@ def _meaning(status: int, error: _Error, reasons: list[str]) -> type[ProviderErr
     words = error.message.lower()
     if any(reason.startswith("API_KEY_") for reason in reasons) or any(part in words for part in _BAD_KEY):
         return ProviderAuthFailed
-    if "BILLING_DISABLED" in reasons or any(part in words for part in _SPENT):
+    if "BILLING_DISABLED" in reasons:
         return ProviderQuotaExhausted
     if status == 429 and ("QUOTA_EXHAUSTED" in reasons or any("PerDay" in quota for quota in _quotas(error.details))):
         return ProviderQuotaExhausted
-    if any(part in words for part in _TOO_LONG):
-        return ProviderContextExceeded
-    if error.status in _STATES:
-        return _STATES[error.status]
-    return by_status(status)
+    kind = _STATES.get(error.status)
+    meant = by_words(429 if kind is ProviderRateLimited else status, error.message) if kind in _BROAD else None
+    meaning = meant or kind
+    if meaning is not None:
+        return meaning
+    return ProviderUnavailable if status < 300 and error.message else by_status(status)
 
 
 def _quotas(details: list[dict[str, Any]]) -> list[str]:

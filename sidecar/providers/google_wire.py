@@ -35,6 +35,7 @@ from sidecar.errors import ProviderError, ProviderGarbled
 from sidecar.json_text import UNREADABLE, text_of
 from sidecar.providers import turns
 from sidecar.providers.google_failure import failure
+from sidecar.providers.statuses import garbled
 from sidecar.providers.tool_calls import WholeCalls, made_id
 
 __all__ = ["FEATURES", "FINISHES", "chunk", "embed_request", "failure", "model_path", "reply", "request", "vectors"]
@@ -217,8 +218,9 @@ class _Vector(Struct):
 
 
 class _Embedded(Struct, rename="camel"):
-    embeddings: list[_Vector]
+    embeddings: list[_Vector] = field(default_factory=list)
     usage_metadata: _Account | None = None
+    error: Raw = Raw(b"")
 
 
 _read_answer = msgspec.json.Decoder(_Answer).decode
@@ -274,7 +276,7 @@ def _unreadable(event: bytes, error: Exception, whose: str, key: str | None) -> 
     """Without `alt=sse` Google sends errors as an array of one, and a proxy may have taken that away."""
     if event.lstrip().startswith(b"[") and (meant := failure(200, {}, event, whose=whose, key=key)).code:
         return meant
-    return ProviderGarbled(f"{whose}: sent something that is no answer: {error}")
+    return garbled(event, error, whose)
 
 
 def _usage(account: _Account | None) -> Usage | None:
@@ -289,15 +291,19 @@ def _usage(account: _Account | None) -> Usage | None:
     )
 
 
-def vectors(body: bytes, whose: str = "google") -> Vectors:
+def vectors(body: bytes, whose: str = "google", key: str | None = None) -> Vectors:
     """An answer of batchEmbedContents, every vector of length 1: shortened ones come as the cut beginning of a longer one.
 
-    Raises ProviderGarbled.
+    Raises ProviderGarbled, or the class of an error sent under HTTP 200.
     """
     try:
         answer = _read_embedded(body)
     except UNREADABLE as error:
-        raise ProviderGarbled(f"{whose}: the answer has no embeddings: {error}") from error
+        raise garbled(body, error, whose) from error
+    if bytes(answer.error):
+        raise failure(200, {}, body, whose=whose, key=key)
+    if not answer.embeddings:
+        raise ProviderGarbled(f"{whose}: answered 200 with JSON that holds no embeddings; is its base URL right?")
     usage = Usage() if answer.usage_metadata is None else Usage(input_tokens=answer.usage_metadata.prompt_token_count, output_tokens=0)
     return Vectors(vectors=[_unit(one.values) for one in answer.embeddings], usage=usage)
 

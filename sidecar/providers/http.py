@@ -35,7 +35,7 @@ MOST_BYTES = 128 * 1024 * 1024  # of one unary answer: 2048 vectors of 3072 figu
 _MOST_ERROR_BYTES = 64 * 1024
 _KEEP_ALIVE_S = 75.0
 _LARGE_BODY_BYTES = 1024 * 1024  # above this a body is written in parts, so that the event loop is not held up
-NO_STREAM = ("text/html", "application/json", "application/xml", "text/xml")
+_NO_STREAM = ("text/html", "application/json", "application/xml", "text/xml")
 
 
 class Failure(Protocol):
@@ -73,11 +73,20 @@ class Client:
 
     async def post(self, url: URL, body: bytes, whose: str) -> tuple[bytes, Head]:
         """The whole answer. Raises ProviderError of the class the answer or the connection's failure means."""
-        response = await self._open(url, body, whose)
+        return await self._whole("POST", url, body, whose)
+
+    async def get(self, url: URL, whose: str) -> tuple[bytes, Head]:
+        """The whole answer to a GET. Raises as `post` does."""
+        return await self._whole("GET", url, None, whose)
+
+    async def _whole(self, method: str, url: URL, body: bytes | None, whose: str) -> tuple[bytes, Head]:
+        response = await self._open(method, url, body, whose)
         try:
             data = await _whole(response.content, MOST_BYTES if response.status < 300 else _MOST_ERROR_BYTES)
         except Exception as error:
-            raise transport_error(error, whose, key=self._key) from error
+            if response.status < 300:
+                raise transport_error(error, whose, key=self._key) from error
+            data = b""  # an error whose words were cut off: its status is known
         finally:
             response.close()  # nothing is left to close when all was read
         if response.status >= 300:
@@ -89,14 +98,16 @@ class Client:
 
         What `stream` raises passes through as it is.
         """
-        response = await self._open(url, body, whose)
+        response = await self._open("POST", url, body, whose)
         content = response.content
         try:
-            if response.status >= 300 or response.headers.get("Content-Type", "").startswith(NO_STREAM):
+            if response.status >= 300 or is_no_stream(response.headers.get("Content-Type", "")):
                 try:
                     data = await _whole(content, _MOST_ERROR_BYTES)
                 except Exception as error:
-                    raise transport_error(error, whose, key=self._key) from error
+                    if response.status < 300:
+                        raise transport_error(error, whose, key=self._key) from error
+                    data = b""
                 raise self._failure(response.status, response.headers, data, whose=whose, key=self._key)
             await stream.read_all(content.readany, head(response.headers), partial(transport_error, whose=whose, key=self._key))
         finally:
@@ -105,10 +116,10 @@ class Client:
     async def close(self) -> None:
         await self._session.close()
 
-    async def _open(self, url: URL, body: bytes, whose: str) -> aiohttp.ClientResponse:
-        data = body if len(body) < _LARGE_BODY_BYTES else io.BytesIO(body)
+    async def _open(self, method: str, url: URL, body: bytes | None, whose: str) -> aiohttp.ClientResponse:
+        data = body if body is None or len(body) < _LARGE_BODY_BYTES else io.BytesIO(body)
         try:
-            return await self._session.post(url, data=data, allow_redirects=False)
+            return await self._session.request(method, url, data=data, allow_redirects=False)
         except Exception as error:
             raise transport_error(error, whose, key=self._key) from error
 
@@ -138,6 +149,11 @@ def head(headers: Mapping[str, str]) -> Head:
         elif low == "x-request-id" or low == "request-id":
             request_id = value
     return Head(request_id=request_id, limits=limits)
+
+
+def is_no_stream(content_type: str) -> bool:
+    """Is this a type of content that nobody sends a stream in?"""
+    return content_type.lower().startswith(_NO_STREAM)
 
 
 def retry_after_ms(headers: Mapping[str, str]) -> int | None:

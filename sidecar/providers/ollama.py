@@ -33,20 +33,22 @@ from sidecar.call import (
     Vectors,
 )
 from sidecar.errors import (
-    ProviderContextExceeded,
     ProviderError,
     ProviderGarbled,
     ProviderModelUnknown,
+    ProviderQuotaExhausted,
     ProviderRateLimited,
     ProviderUnavailable,
 )
 from sidecar.json_text import UNREADABLE, text_of
 from sidecar.providers import Provider, turns
 from sidecar.providers.http import Client, head, retry_after_ms, scrubbed
+from sidecar.providers.listing import require_list
 from sidecar.providers.reading import AnswerStream, check_vectors, emit_whole
 from sidecar.providers.sse import Lines
-from sidecar.providers.statuses import by_status, no_words
+from sidecar.providers.statuses import by_status, garbled, no_words
 from sidecar.providers.tool_calls import WholeCalls, made_id
+from sidecar.providers.words import by_words, wait_in_words_ms
 
 if TYPE_CHECKING:
     from sidecar.settings import ProviderSettings
@@ -156,7 +158,8 @@ class _Line(Struct):
 
 
 class _Embedded(Struct):
-    embeddings: list[list[float]]
+    embeddings: list[list[float]] = field(default_factory=list)
+    error: str = ""
     model: str = ""
     prompt_eval_count: int | None = None
 
@@ -186,7 +189,7 @@ def chunk(event: bytes, whose: str = "ollama", key: str | None = None) -> Chunk 
     try:
         line = _read_line(event)
     except UNREADABLE as error:
-        raise ProviderGarbled(f"{whose}: sent something that is no line of an answer: {error}") from error
+        raise garbled(event, error, whose) from error
     if line.error:
         raise failure(200, {}, event, whose=whose, key=key)
     if line.message is None and not line.done:
@@ -216,17 +219,17 @@ def chunk(event: bytes, whose: str = "ollama", key: str | None = None) -> Chunk 
     )
 
 
-def vectors(body: bytes, whose: str = "ollama") -> Vectors:
-    """An answer of /api/embed. Raises ProviderGarbled."""
+def vectors(body: bytes, whose: str = "ollama", key: str | None = None) -> Vectors:
+    """An answer of /api/embed. Raises ProviderGarbled, or the class of an `{"error": ...}` under HTTP 200."""
     try:
         read = _read_embedded(body)
     except UNREADABLE as error:
-        raise ProviderGarbled(f"{whose}: the answer has no embeddings: {error}") from error
+        raise garbled(body, error, whose) from error
+    if read.error:
+        raise failure(200, {}, body, whose=whose, key=key)
+    if not read.embeddings:
+        raise ProviderGarbled(f"{whose}: answered 200 with JSON that holds no embeddings; is its base URL right?")
     return Vectors(vectors=read.embeddings, usage=Usage(input_tokens=read.prompt_eval_count, output_tokens=0), model=read.model)
-
-
-# The runner's words, under status 400 or 500 as the version has it.
-_TOO_LONG: Final = ("exceeds the context length", "exceeds the available context size", "exceed_context_size_error")
 
 
 def failure(status: int, headers: Mapping[str, str], body: bytes, *, whose: str = "ollama", key: str | None = None) -> ProviderError:
@@ -238,18 +241,20 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, *, whose: str 
     kind = _meaning(status, words)
     hint = " (ollama pull it first)" if kind is ProviderModelUnknown and "pull" not in words else ""
     said = scrubbed(words, key) + hint if words else no_words(status, "Ollama")
-    wait_ms = retry_after_ms(headers) if kind in (ProviderRateLimited, ProviderUnavailable) else None
+    wait_ms = None
+    if kind in (ProviderRateLimited, ProviderUnavailable, ProviderQuotaExhausted):
+        wait_ms = retry_after_ms(headers)
+        if wait_ms is None:
+            wait_ms = wait_in_words_ms(words)
     return kind(f"{whose}: {said}", status=status, retry_after_ms=wait_ms, request_id=head(headers).request_id)
 
 
 def _meaning(status: int, words: str) -> type[ProviderError]:
-    if any(part in words for part in _TOO_LONG):
-        return ProviderContextExceeded
-    if words and status == 404:
-        return ProviderModelUnknown
-    if words and status < 300:  # an error in the middle of a stream is the runner's
-        return ProviderUnavailable
-    return by_status(status)
+    meant = by_words(status, words)
+    if meant is not None:
+        return meant
+    # An error in the middle of a stream is the runner's.
+    return ProviderUnavailable if words and status < 300 else by_status(status)
 
 
 async def connect(settings: ProviderSettings) -> Provider:
@@ -277,6 +282,7 @@ class Ollama:
         self._key = key
         self._chat = client.url("api/chat")
         self._embed = client.url("api/embed")
+        self._tags = client.url("api/tags")
 
     async def generate(self, ask: GenerateAsk, emit: Emit) -> None:
         body = msgspec.json.encode(request(ask))
@@ -291,7 +297,11 @@ class Ollama:
     async def embed(self, ask: EmbedAsk) -> Vectors:
         whose = f"{self.name}/{ask.model}"
         data, said = await self._client.post(self._embed, msgspec.json.encode(embed_request(ask)), whose)
-        return replace(check_vectors(vectors(data, whose), len(ask.inputs), ask.dimensions, whose), head=said)
+        return replace(check_vectors(vectors(data, whose, self._key), len(ask.inputs), ask.dimensions, whose), head=said)
+
+    async def check(self) -> None:
+        data, _ = await self._client.get(self._tags, self.name)
+        require_list(data, "models", self.name)
 
     async def close(self) -> None:
         await self._client.close()

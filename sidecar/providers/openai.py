@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 from sidecar.call import EmbedAsk, Emit, GenerateAsk, Vectors
 from sidecar.errors import ProviderAuthFailed, ProviderError, ProviderGarbled, ProviderUnavailable, SettingsError
 from sidecar.providers import openai_request
-from sidecar.providers.http import NO_STREAM, head, scrubbed, transport_error
+from sidecar.providers.http import head, is_no_stream, scrubbed, transport_error
+from sidecar.providers.listing import require_list
 from sidecar.providers.openai_failure import failure
 from sidecar.providers.openai_reply import Reader, reply, vectors
-from sidecar.providers.reading import AnswerStream, emit_whole
+from sidecar.providers.reading import AnswerStream, emit_filtered, emit_whole
 from sidecar.providers.sse import Events
+from sidecar.providers.words import ContentFiltered
 
 if TYPE_CHECKING:
     import httpx2
@@ -30,14 +32,14 @@ if TYPE_CHECKING:
 
     from sidecar.settings import ProviderSettings
 
-    Send = Callable[[str, bytes, bool], Awaitable[Response]]  # path, body, is it a stream
+    Send = Callable[[str, bytes | None, bool], Awaitable[Response]]  # path, body (None: a GET), is it a stream
 
 __all__ = ["EXCEPTIONS", "connect", "embedding", "failure", "reader", "reply", "request", "translated", "vectors"]
 
 reader = Reader
 
 _BASE_URL = "https://api.openai.com/v1"
-_PATHS = ("/chat/completions", "/embeddings")
+_PATHS = ("/chat/completions", "/embeddings", "/models")
 _KEEP_ALIVE_S = 75.0
 _STREAM_OPTIONS = {"include_usage": True, "include_obfuscation": False}
 
@@ -130,21 +132,28 @@ class OpenAI:
     async def generate(self, ask: GenerateAsk, emit: Emit) -> None:
         whose = f"{self.name}/{ask.model}"
         body = openai_request.encode(request(ask))
-        if ask.stream:
-            await self._stream("/chat/completions", body, whose, AnswerStream(Events(), reader(whose, self._key), emit, whose))
-        else:
-            response = await self._post("/chat/completions", body, whose)
-            await emit_whole(reply(response.content, head(response.headers), whose, key=self._key), emit, whose)
+        try:
+            if ask.stream:
+                await self._stream("/chat/completions", body, whose, AnswerStream(Events(), reader(whose, self._key), emit, whose))
+            else:
+                response = await self._post("/chat/completions", body, whose)
+                await emit_whole(reply(response.content, head(response.headers), whose, key=self._key), emit, whose)
+        except ContentFiltered as filtered:
+            await emit_filtered(filtered, emit)
 
     async def embed(self, ask: EmbedAsk) -> Vectors:
         whose = f"{self.name}/{ask.model}"
         response = await self._post("/embeddings", openai_request.encode(embedding(ask)), whose)
         return vectors(response.content, head(response.headers), whose, key=self._key, count=len(ask.inputs), dimensions=ask.dimensions)
 
+    async def check(self) -> None:
+        response = await self._post("/models", None, self.name)
+        require_list(response.content, "data", self.name)
+
     async def close(self) -> None:
         await self._client.close()
 
-    async def _post(self, path: str, body: bytes, whose: str) -> Response:
+    async def _post(self, path: str, body: bytes | None, whose: str) -> Response:
         try:
             response = await self._send(path, body, False)
         except Exception as error:
@@ -159,7 +168,7 @@ class OpenAI:
         except Exception as error:
             raise translated(error, whose, key=self._key) from error
         try:
-            if response.status_code >= 300 or response.headers.get("content-type", "").startswith(NO_STREAM):
+            if response.status_code >= 300 or is_no_stream(response.headers.get("content-type", "")):
                 raise await self._no_stream(response, whose)
             # The bytes were asked for uncompressed, which not every proxy on the way heeds.
             pieces = response.aiter_bytes() if "content-encoding" in response.headers else response.aiter_raw()
@@ -172,7 +181,9 @@ class OpenAI:
         try:
             body = await response.aread()
         except Exception as error:
-            return translated(error, whose, key=self._key)
+            if response.status_code < 300:
+                return translated(error, whose, key=self._key)
+            body = b""  # an error whose words were cut off: its status is known
         return failure(response.status_code, response.headers, body, whose=whose, key=self._key)
 
 
@@ -210,8 +221,8 @@ def _sender(client: AsyncOpenAI, http_client: httpx2.AsyncClient) -> Send:
     urls = {path: httpx2.URL(f"{str(client.base_url).rstrip('/')}{path}") for path in _PATHS}
     extensions = {"timeout": client.timeout.as_dict()} if isinstance(client.timeout, httpx2.Timeout) else {}
 
-    async def send(path: str, body: bytes, is_stream: bool) -> Response:
-        request = httpx2.Request("POST", urls[path], headers=headers, content=body, extensions=extensions)
+    async def send(path: str, body: bytes | None, is_stream: bool) -> Response:
+        request = httpx2.Request("GET" if body is None else "POST", urls[path], headers=headers, content=body, extensions=extensions)
         return await http_client.send(request, stream=is_stream)
 
     return send

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,39 +16,66 @@ from sidecar.errors import (
     ProviderQuotaExhausted,
     ProviderRateLimited,
     ProviderRejected,
+    ProviderTimeout,
     ProviderUnavailable,
+    ProviderWrongType,
 )
 from sidecar.json_text import UNREADABLE
 from sidecar.providers.http import head, retry_after_ms, scrubbed
-from sidecar.providers.statuses import by_status
+from sidecar.providers.statuses import by_status, garbled
+from sidecar.providers.words import ContentFiltered, by_words, wait_in_words_ms
 
-# The words of `code` and `type`, in lower case, of OpenAI and of the servers that speak its format (llama.cpp, vLLM, LiteLLM).
+# The words of `code` and `type`, in lower case, of OpenAI and of the servers and gateways that speak its format.
 _WORDS: Mapping[str, type[ProviderError]] = {
     "insufficient_quota": ProviderQuotaExhausted,
+    "insufficient_user_quota": ProviderQuotaExhausted,
+    "exceeded_current_quota_error": ProviderQuotaExhausted,  # Moonshot
     "credit_balance_exhausted": ProviderQuotaExhausted,
     "organization_spend_limit_exceeded": ProviderQuotaExhausted,
     "organization_usage_limit_exceeded": ProviderQuotaExhausted,
     "project_spend_limit_exceeded": ProviderQuotaExhausted,
     "billing_hard_limit_reached": ProviderQuotaExhausted,
+    "billing_limit_user_error": ProviderQuotaExhausted,
     "billing_not_active": ProviderQuotaExhausted,
+    "budget_exceeded": ProviderQuotaExhausted,  # LiteLLM
     "context_length_exceeded": ProviderContextExceeded,
     "exceed_context_size_error": ProviderContextExceeded,
     "contextwindowexceedederror": ProviderContextExceeded,
+    "string_above_max_length": ProviderContextExceeded,
+    "tokens_limit_reached": ProviderContextExceeded,
+    "request_too_large": ProviderContextExceeded,
     "model_not_found": ProviderModelUnknown,
-    "deploymentnotfound": ProviderModelUnknown,
+    "model_not_available": ProviderModelUnknown,  # Together
+    "model_decommissioned": ProviderModelUnknown,  # Groq
+    "model_deprecated": ProviderModelUnknown,
+    "invalid_model": ProviderModelUnknown,  # Mistral
+    "unknown_model": ProviderModelUnknown,
+    "deploymentnotfound": ProviderModelUnknown,  # Azure
     "rate_limit_exceeded": ProviderRateLimited,
+    "rate_limit_error": ProviderRateLimited,
+    "too_many_requests": ProviderRateLimited,
     "slow_down": ProviderRateLimited,
     "invalid_api_key": ProviderAuthFailed,
     "authentication_error": ProviderAuthFailed,
     "permission_error": ProviderAuthFailed,
+    "account_deactivated": ProviderAuthFailed,
     "server_is_overloaded": ProviderUnavailable,
     "overloaded_error": ProviderUnavailable,
+    "overloaded": ProviderUnavailable,
     "unavailable_error": ProviderUnavailable,
+    "service_unavailable": ProviderUnavailable,
+    "capacity_exceeded": ProviderUnavailable,  # Groq's 498
     "server_error": ProviderUnavailable,
+    "timeout": ProviderTimeout,
+    "timeout_error": ProviderTimeout,
     "not_supported_error": ProviderRejected,  # llama.cpp's 501: this server was not started for it
+    "tool_use_failed": ProviderGarbled,  # Groq's 400 for what its own model wrote
+    "json_validate_failed": ProviderGarbled,
+    "output_parse_failed": ProviderGarbled,
+    "content_filter": ContentFiltered,
+    "content_policy_violation": ContentFiltered,
+    "data_inspection_failed": ContentFiltered,  # Qwen
 }
-
-_CONTEXT = re.compile(r"context (?:size|window|length)|maximum (?:model|input) length|too many tokens", re.IGNORECASE)
 
 
 def failure(status: int, headers: Mapping[str, str], body: bytes, *, whose: str = "openai", key: str | None = None) -> ProviderError:
@@ -63,55 +89,45 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, *, whose: str 
     code, kind, message = _told(content)
     if status < 300:
         if not (code or kind or message):
-            return ProviderGarbled(f"{whose}: answered {status} with JSON that is neither a stream nor an error", status=status)
+            return ProviderWrongType(f"{whose}: answered {status} with JSON that is neither a stream nor an error", status=status)
         # An error inside a 200 carries its number in `code`, if anywhere.
         meaning = classify(int(code) if code.isdecimal() and len(code) == 3 else status, code, kind, message)
     else:
         meaning = classify(status, code, kind, message)
     word = code if code and not code.isdecimal() else kind
+    wait_ms = retry_after_ms(headers)
+    if wait_ms is None:
+        wait_ms = wait_in_words_ms(message)
+    if status == 404 and not (code or "model" in message.lower()):
+        message = f"{message or _unsaid(status, body)}; is its base URL right?"
     message = message or _unsaid(status, body)
-    if status == 404 and meaning is ProviderRejected:
-        message += "; is its base URL right?"
     return meaning(
         scrubbed(f"{whose}: {status}{' ' if word else ''}{word}: {message}", key, limit=400),
         status=status,
         code=scrubbed(word, key, limit=80),
-        retry_after_ms=retry_after_ms(headers),
+        retry_after_ms=wait_ms,
         request_id=head(headers).request_id,
     )
 
 
 def classify(status: int, code: str, kind: str, message: str) -> type[ProviderError]:
     """The class for `error.code`, `error.type` and `error.message`; `status` decides only where they are silent."""
-    for word in (code.lower(), kind.lower()):
-        if word in _WORDS:
-            return _WORDS[word]
-    meaning = by_status(status)
-    if meaning in (ProviderRejected, ProviderGarbled) and _CONTEXT.search(message):
-        return ProviderContextExceeded
-    if status == 404 and "model" in message.lower():
-        return ProviderModelUnknown  # a server that knows its model but not this path says nothing of a model
+    said = next((_WORDS[word] for word in (code.lower(), kind.lower()) if word in _WORDS), None)
+    # A rate limit's words tell a moment's from a day's and from a request that is larger than a minute's allowance.
+    if said is not None and said is not ProviderRateLimited:
+        return said
+    meant = by_words(429 if said else status, message)
+    if meant is not None or said is not None:
+        return meant or said or ProviderRateLimited
     if status < 300:
         return ProviderRejected if "invalid_request" in kind.lower() or "badrequest" in kind.lower() else ProviderUnavailable
-    return meaning
-
-
-def garbled(body: bytes, error: Exception, whose: str) -> ProviderGarbled:
-    """A 200 whose body cannot be read. The body is not shown: it may hold a caller's text."""
-    start = body.lstrip()[:1]
-    if not start:
-        what = "an empty body"
-    elif start == b"<":
-        what = "HTML; is its base URL right?"
-    elif isinstance(error, msgspec.ValidationError):
-        what = f"JSON of another shape: {error}"
-    else:
-        what = f"broken JSON: {error}"
-    return ProviderGarbled(f"{whose}: answered 200 with {what} ({len(body)} bytes)", status=200)
+    return by_status(status)
 
 
 def _told(content: Any) -> tuple[str, str, str]:
     # {"error": {...}} of OpenAI, {"error": "..."} of some, the error itself at the top of older vLLM, {"detail": ...} of FastAPI.
+    if isinstance(content, list) and content:
+        content = content[0]  # Google's, in this format
     if not isinstance(content, dict):
         return "", "", ""
     error = content.get("error") or content

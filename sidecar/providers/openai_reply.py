@@ -12,7 +12,6 @@ import sys
 from array import array
 from base64 import b64decode
 from collections.abc import Mapping
-from math import isfinite
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -21,8 +20,9 @@ from msgspec import Meta, Struct
 from sidecar.call import Chunk, Finish, Head, ToolDelta, Usage, Vectors
 from sidecar.errors import ProviderGarbled
 from sidecar.json_text import UNREADABLE
-from sidecar.providers.openai_failure import failure, garbled
+from sidecar.providers.openai_failure import failure
 from sidecar.providers.reading import check_vectors
+from sidecar.providers.statuses import garbled
 
 _FINISH: Mapping[str, Finish] = {
     "stop": "stop",
@@ -203,6 +203,7 @@ class _Choice(Struct, gc=False):
     message: _Message | None = None
     delta: _Message | None = None
     finish_reason: str | None = None
+    error: Any = None  # OpenRouter's, of the provider behind it
 
 
 class _Answer(Struct, gc=False):
@@ -242,6 +243,8 @@ def _decoded(body: bytes, whose: str, key: str | None, decoder: msgspec.json.Dec
         raise garbled(body, error, whose) from error
     if answer.error or answer.object == "error":
         raise failure(200, {}, body, whose=whose, key=key)
+    if isinstance(answer, _Answer) and answer.choices and answer.choices[0].error:
+        raise failure(200, {}, msgspec.json.encode({"error": answer.choices[0].error}), whose=whose, key=key)
     return answer
 
 
@@ -282,6 +285,4 @@ def _vector(item: _Embedding, whose: str) -> array[float]:
             vector.byteswap()
     else:
         vector = array("f", item.embedding)
-    if not vector or not isfinite(sum(vector)):
-        raise ProviderGarbled(f"{whose}: the vector of input {item.index} is {'not finite' if vector else 'empty'}")
     return vector

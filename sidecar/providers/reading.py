@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from asyncio import get_running_loop, timeout_at
 from collections.abc import Awaitable, Callable
+from math import isfinite
 from typing import Final, Protocol
 
 from sidecar.call import Chunk, Emit, Head, Vectors
 from sidecar.errors import ProviderError, ProviderGarbled
 from sidecar.providers.http import MOST_BYTES, scrubbed
 from sidecar.providers.sse import Events, Lines
+from sidecar.providers.words import ContentFiltered
 
 _REST_S: Final = 0.5
 
@@ -128,6 +130,12 @@ async def emit_whole(answer: Chunk, emit: Emit, whose: str) -> None:
         raise _no_end_of_ours(answer.raw_finish, whose, answer.head)
 
 
+async def emit_filtered(filtered: ContentFiltered, emit: Emit) -> None:
+    """Emits what a provider's filter left of an answer: its end. Such an end is no failure, and no other model is asked instead."""
+    head = Head(request_id=filtered.request_id)
+    await emit((Chunk(finish="content_filter", raw_finish=filtered.code or "content_filter", head=head, last=True),))
+
+
 def _no_end_of_ours(raw_finish: str, whose: str, said: Head | None) -> ProviderGarbled:
     reason = scrubbed(raw_finish)
     request_id = "" if said is None else said.request_id
@@ -135,13 +143,19 @@ def _no_end_of_ours(raw_finish: str, whose: str, said: Head | None) -> ProviderG
 
 
 def check_vectors(vectors: Vectors, count: int, dimensions: int | None, whose: str) -> Vectors:
-    """Raises ProviderGarbled unless there are `count` vectors, one per input, all of one length, which is `dimensions` if given."""
+    """Raises ProviderGarbled unless there are `count` vectors, one per input, all of one length (`dimensions`, if given), all finite."""
     found = len(vectors.vectors)
     if found != count:
         raise ProviderGarbled(f"{whose}: {found} vectors came for {count} inputs")
     lengths = {len(vector) for vector in vectors.vectors}
-    if len(lengths) > 1 or 0 in lengths:
+    if 0 in lengths:
+        empty = [len(vector) for vector in vectors.vectors].index(0)
+        raise ProviderGarbled(f"{whose}: the vector of input {empty} is empty")
+    if len(lengths) > 1:
         raise ProviderGarbled(f"{whose}: the vectors are of different lengths: {sorted(lengths)}")
     if dimensions is not None and lengths not in ({dimensions}, set()):
         raise ProviderGarbled(f"{whose}: {dimensions} dimensions were asked for, vectors of {lengths.pop()} came")
+    for index, vector in enumerate(vectors.vectors):
+        if not isfinite(sum(vector)):
+            raise ProviderGarbled(f"{whose}: the vector of input {index} is not finite")
     return vectors

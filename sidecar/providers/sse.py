@@ -17,7 +17,8 @@ class Events:
     """Splits a stream of server-sent events into their data.
 
     Data is given without the white space around it, several data lines of one event joined by LF, empty data left out. Comments and
-    the fields event, id and retry are skipped: every provider repeats the event's name inside its JSON. Work is linear in the
+    the fields event, id and retry are skipped: every provider repeats the event's name inside its JSON. Bare JSON where an event should
+    be, against the format, is given as it is: it is how some gateways say an error once they have promised a stream. Work is linear in the
     bytes fed, however small the pieces: an unfinished event is kept in parts and joined once. Raises ProviderGarbled for an event
     above `MOST_BYTES`. Source: HTML Living Standard, 9.2.6 "Interpreting an event stream".
     """
@@ -122,6 +123,8 @@ class Lines:
 def _payload(block: bytes) -> bytes:
     if b"\n" not in block and block.startswith(b"data:"):
         return block[5:].strip()
+    if block.lstrip()[:1] in (b"{", b"["):
+        return block.strip()
     return b"\n".join(line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:")).strip()
 
 

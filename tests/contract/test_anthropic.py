@@ -106,7 +106,7 @@ BY_STATUS = {
     "AuthenticationError": (401, "ProviderAuthFailed"),
     "PaymentRequiredError": (402, "ProviderQuotaExhausted"),
     "PermissionDeniedError": (403, "ProviderAuthFailed"),
-    "NotFoundError": (404, "ProviderRejected"),  # without Anthropic's own words it is the address that is wrong
+    "NotFoundError": (404, "ProviderModelUnknown"),  # the address may be wrong; another candidate has another one
     "RequestTimeoutError": (408, "ProviderTimeout"),
     "ConflictError": (409, "ProviderUnavailable"),
     "PreconditionFailedError": (412, "ProviderRejected"),

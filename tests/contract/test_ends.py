@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from sidecar.call import Chunk, GenerateAsk, Message, Text
-from sidecar.errors import StreamCut
+from sidecar.errors import ProviderError, ProviderQuotaExhausted, StreamCut
 from sidecar.providers import Provider, anthropic, compatible, google, ollama, openai
 from sidecar.settings import ProviderSettings
 from tests.contract.fake import Emitted, FakeProvider, Script
@@ -190,4 +190,96 @@ async def test_headers_are_told_before_the_body_begins(name: str) -> None:
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
+        await provider.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "body"),
+    [
+        ("openai", 400, b'{"error":{"message":"m","type":null,"param":"prompt","code":"content_filter"}}'),
+        ("compatible", 403, b'{"error":{"message":"Your input was flagged","code":403}}'),
+        (
+            "anthropic",
+            400,
+            b'{"type":"error","error":{"type":"invalid_request_error","message":"Output blocked by content filtering policy"}}',
+        ),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_filter_that_is_told_as_an_error_is_an_answer(name: str, status: int, body: bytes, stream: bool) -> None:
+    async with FakeProvider(Script([body], status=status)) as fake:
+        provider = await connected(name, fake.url)
+        emitted = Emitted()
+        await provider.generate(replace(ASK, stream=stream), emitted)
+        await provider.close()
+    answer = emitted.answer()
+    answer.prove(name, may_be_empty=False)
+    assert (answer.finish, answer.text, len(fake.asked)) == ("content_filter", "", 1)
+
+
+async def test_anthropics_filter_in_the_middle_of_a_stream_ends_the_answer() -> None:
+    wire = WIRES["anthropic"]
+    blocked = (
+        b'event: error\ndata: {"type":"error","error":{"type":"api_error","message":"Output blocked by content filtering policy"}}\n\n'
+    )
+    async with FakeProvider(Script([wire.begin.partition(b"\n\n")[0] + b"\n\n", blocked], headers={"Content-Type": SSE})) as fake:
+        provider = await connected("anthropic", fake.url)
+        emitted = Emitted()
+        await provider.generate(ASK, emitted)
+        await provider.close()
+    answer = emitted.answer()
+    answer.prove("anthropic", may_be_empty=False)
+    assert (answer.finish, answer.text) == ("content_filter", "Hi")
+
+
+BARE = {
+    "openai": (b'{"error":{"message":"m","type":"x","code":"insufficient_quota"}}', "ProviderQuotaExhausted"),
+    "compatible": (b'{\n  "error": {"message": "m", "code": 402}\n}\n\n', "ProviderQuotaExhausted"),
+    "anthropic": (b'{"type":"error","error":{"type":"authentication_error","message":"m"}}', "ProviderAuthFailed"),
+    "google": (b'[{\n  "error": {"code": 429, "message": "m", "status": "RESOURCE_EXHAUSTED"}\n}]\n', "ProviderRateLimited"),
+    "ollama": (b'{"error":"too many tokens"}', "ProviderContextExceeded"),
+}
+
+
+@pytest.mark.parametrize("name", BARE)
+async def test_an_error_that_is_sent_bare_in_a_promised_stream_is_read(name: str) -> None:
+    body, kind = BARE[name]
+    async with FakeProvider(Script([body], headers={"Content-Type": WIRES[name].content_type})) as fake:
+        provider = await connected(name, fake.url)
+        with pytest.raises(ProviderError) as caught:
+            await said(provider)
+        await provider.close()
+    assert type(caught.value).__name__ == kind
+
+
+@every_wire
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_error_whose_words_are_cut_off_has_its_status(name: str, stream: bool) -> None:
+    """A refused key is no lost connection, which would be tried again."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b'HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{"error"')
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()[:2]
+        provider = await connected(name, f"http://{host}:{port}")
+        with pytest.raises(ProviderError) as caught:
+            await provider.generate(replace(ASK, stream=stream), Emitted())
+        await provider.close()
+    expected = (
+        "ProviderAuthFailed" if name in ("compatible", "google", "ollama") or (name, stream) == ("openai", True) else "ProviderUnavailable"
+    )
+    assert type(caught.value).__name__ == expected
+
+
+async def test_openrouters_error_of_the_provider_behind_it() -> None:
+    behind = b'data: {"choices":[{"index":0,"delta":{"content":""},"finish_reason":"error","error":{"code":402,"message":"Provider"}}]}\n\n'
+    async with FakeProvider(Script([behind], headers={"Content-Type": SSE})) as fake:
+        provider = await connected("compatible", fake.url)
+        with pytest.raises(ProviderQuotaExhausted):
+            await said(provider)
         await provider.close()

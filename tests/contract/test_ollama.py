@@ -13,7 +13,6 @@ from sidecar.errors import (
     ProviderError,
     ProviderGarbled,
     ProviderModelUnknown,
-    ProviderRejected,
     ProviderUnavailable,
     SettingsError,
     StreamCut,
@@ -197,7 +196,8 @@ async def test_refusals_have_their_class() -> None:
     error, _, _ = await fails(Script([b'{"error":"the input length exceeds the context length"}'], status=400))
     assert isinstance(error, ProviderContextExceeded)
     error, _, _ = await fails(Script([b"404 page not found"], status=404))
-    assert isinstance(error, ProviderRejected)
+    assert isinstance(error, ProviderModelUnknown)
+    assert "is the base URL right?" in str(error)
 
 
 async def test_a_connection_lost_in_the_middle_is_a_cut() -> None:
@@ -211,7 +211,7 @@ async def test_a_connection_lost_in_the_middle_is_a_cut() -> None:
         ({"embeddings": [[1, 2]]}, "1 vectors came for 2 inputs"),
         ({"embeddings": [[1, 2], [1]]}, "different lengths"),
         ({"embeddings": [[1, 2, 3], [1, 2, 3]]}, "2 dimensions were asked for, vectors of 3 came"),
-        ({"embeddings": [[], []]}, "different lengths"),
+        ({"embeddings": [[], []]}, "input 0 is empty"),
     ],
 )
 async def test_vectors_that_do_not_fit_are_garbage(reply: dict[str, Any], said: str) -> None:
