@@ -34,9 +34,9 @@ class TimeLimit:
         loop = task.get_loop()
         limits = _limits.get(loop)
         if limits is None:
-            limits = _limits[loop] = set()
+            limits = _limits[loop] = {}
             loop.call_later(_LOOK_S, _look, loop, limits)
-        limits.add(self)
+        limits[self] = None
         if self.until < loop.time() + _LOOK_S:
             loop.call_at(self.until, _end, self, limits)
         return self
@@ -44,7 +44,7 @@ class TimeLimit:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         limits = _limits.get(self._task.get_loop())
         if limits is not None:
-            limits.discard(self)
+            limits.pop(self, None)
         if self._is_over and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error
 
@@ -54,10 +54,11 @@ class TimeLimit:
         self._task.cancel()
 
 
-_limits: dict[asyncio.AbstractEventLoop, set[TimeLimit]] = {}  # of the blocks entered, by loop; it has a timer while there are any
+_Limits = dict["TimeLimit", None]  # in the order in which their blocks were entered, so that what happens at one moment is always the same
+_limits: dict[asyncio.AbstractEventLoop, _Limits] = {}  # by loop; it has a timer while there are any
 
 
-def _look(loop: asyncio.AbstractEventLoop, limits: set[TimeLimit]) -> None:
+def _look(loop: asyncio.AbstractEventLoop, limits: _Limits) -> None:
     if not limits:
         del _limits[loop]
         return
@@ -68,7 +69,7 @@ def _look(loop: asyncio.AbstractEventLoop, limits: set[TimeLimit]) -> None:
             loop.call_at(limit.until, _end, limit, limits)
 
 
-def _end(limit: TimeLimit, limits: set[TimeLimit]) -> None:
+def _end(limit: TimeLimit, limits: _Limits) -> None:
     if limit in limits and limit.until <= asyncio.get_running_loop().time() + _GRAIN_S:  # it may have been moved, or left
-        limits.discard(limit)
+        del limits[limit]
         limit.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sidecar.observe.events import Event, Events
@@ -32,17 +33,18 @@ class ProviderRecord:
 class Meter:
     """Where stages report. Nothing here waits, and nothing here fails a call."""
 
-    def __init__(self, log: Log, metrics: Metrics) -> None:
+    def __init__(self, log: Log, metrics: Metrics, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self.log = log
         self.metrics = metrics
         self.events = Events()
         self.providers: dict[str, ProviderRecord] = {}
+        self._clock_ns = clock_ns
 
     def event(self, kind: str, message: str, level: Level = "warning", **facts: str) -> None:
         """Something that an operator will want to know of: a log line, a count and an entry in the list of events."""
         self.log.write(level, message, event=kind, **facts)
         self.metrics.events.labels(kind).inc()
-        self.events.add(kind, message, facts)
+        self.events.add(self._clock_ns() / 1e9, kind, message, facts)
 
     def attempt(self, provider: str, error: SidecarError | None) -> None:
         """One attempt at a provider ended."""
@@ -53,7 +55,7 @@ class Meter:
         if error is not None:
             record.failures += 1
             record.last_error = f"{error.reason}: {error.message}"
-            record.last_error_at = time.monotonic()
+            record.last_error_at = self._clock_ns() / 1e9
             if error.reason == "PROVIDER_AUTH_FAILED":
                 self.event("alert", f"provider {provider} refused its key", "error", provider=provider, error=error.message)
 
@@ -70,6 +72,6 @@ class Meter:
 
     def call(self, call: Call) -> None:
         """One call ended, well or not."""
-        duration_s = time.monotonic() - call.arrived
+        duration_s = self._clock_ns() / 1e9 - call.arrived
         self.metrics.call(call, duration_s)
         self.log.call(call, duration_s)

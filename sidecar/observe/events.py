@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Mapping
 
@@ -12,7 +11,7 @@ _KEPT = 1_000
 
 
 class Event(Struct, frozen=True):
-    """`at` is `time.monotonic()` seconds; `message` and `facts` hold neither keys nor prompts."""
+    """`at` is in seconds of the engine's clock; `message` and `facts` hold neither keys nor prompts."""
 
     at: float
     kind: str  # breaker, set_aside, alert, health, shed
@@ -26,8 +25,8 @@ class Events:
     def __init__(self) -> None:
         self._events: deque[Event] = deque(maxlen=_KEPT)
 
-    def add(self, kind: str, message: str, facts: Mapping[str, str]) -> None:
-        self._events.append(Event(time.monotonic(), kind, message, facts))
+    def add(self, at: float, kind: str, message: str, facts: Mapping[str, str]) -> None:
+        self._events.append(Event(at, kind, message, facts))
 
     def latest(self, limit: int, kind: str = "") -> list[Event]:
         """Newest first, at most `limit`; with `kind` only those."""
