@@ -66,9 +66,9 @@ class TargetBreaker:
     The core counts its changes, so that a call without one pays for one comparison.
     """
 
-    __slots__ = ("_before", "_core", "_generation", "_is_off", "_tell", "service", "target")
+    __slots__ = ("_before", "_core", "_generation", "_hinted_until_ns", "_is_off", "_tell", "service", "target")
 
-    def __init__(self, service: str, target: str, rule: Service, tell: Callable[[Change], None]) -> None:
+    def __init__(self, service: str, target: str, rule: Service, tell: Callable[[Change], None], hinted_until_ns: int = 0) -> None:
         self.service = service
         self.target = target
         self._core = Breaker(
@@ -80,12 +80,17 @@ class TargetBreaker:
             least_calls=rule.breaker_least_calls,
         )
         self._is_off = rule.breaker_off
+        self._hinted_until_ns = hinted_until_ns  # a hint from before this breaker was made
         self._tell = tell
         self._before: State = "closed"
         self._generation = self._core.generation
 
     def permit(self, now_ns: int) -> int | Refusal:
         """A permit, to be handed back exactly once with `success`, `failure` or `ignore`; or until when there is none."""
+        if self._hinted_until_ns:
+            if now_ns < self._hinted_until_ns:
+                self._core.hint(now_ns)
+            self._hinted_until_ns = 0
         permit = self._core.permit(now_ns)
         if self._core.generation != self._generation:
             self._changed("half_open", now_ns)
@@ -159,6 +164,7 @@ class Breakers:
         self._services = settings.services
         self._default = Service()
         self._breakers: OrderedDict[tuple[str, str], TargetBreaker] = OrderedDict()  # the longest unused first
+        self._hints: dict[str, int] = {}  # target → until when its new breakers are to know of it
         self.on_change: list[Callable[[Change], None]] = []
 
     def of(self, service: str, target: str) -> TargetBreaker:
@@ -170,7 +176,7 @@ class Breakers:
             if len(self._breakers) >= _MOST:
                 self._forget_one()
             rule = self._services.get(service, self._default)
-            found = self._breakers[key] = TargetBreaker(service, target, rule, self._tell)
+            found = self._breakers[key] = TargetBreaker(service, target, rule, self._tell, self._hints.get(target, 0))
         else:
             self._breakers.move_to_end(key)
         return found
@@ -186,8 +192,15 @@ class Breakers:
             found.force(state)
         return found is not None
 
-    def hint(self, target: str, now_ns: int) -> None:
-        """Another process saw this target fail: each service's breaker of it, if in use, opens at its next failure."""
+    def hint(self, target: str, now_ns: int, left_ns: int = 0) -> None:
+        """Another process saw this target fail: each service's breaker of it opens at its next failure.
+
+        `left_ns` is for how long this is to be remembered for breakers that are not in use yet.
+        """
+        if left_ns > 0:
+            self._hints = {name: until_ns for name, until_ns in self._hints.items() if until_ns > now_ns}
+            if len(self._hints) < _MOST:
+                self._hints[target] = now_ns + left_ns
         for breaker in self._breakers.values():
             if breaker.target == target:
                 breaker.hint(now_ns)

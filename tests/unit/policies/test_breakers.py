@@ -224,3 +224,23 @@ def test_all_held_is_bounded_too(tmp_path):
     for number in range(1_200):
         breakers.of("core", f"vllm/{number}").force("open")
     assert len(breakers.states(SECOND)) == 1_000
+
+
+def test_a_hint_is_kept_for_breakers_that_are_not_in_use_yet() -> None:
+    breakers = Breakers(load(None, {}))
+    breakers.hint("vllm/broken", SECOND, 30 * SECOND)
+    early, late, other = breakers.of("core", "vllm/broken"), breakers.of("oracle", "vllm/broken"), breakers.of("core", "vllm/well")
+    for breaker, at_ns, state in ((early, 2 * SECOND, "open"), (late, 32 * SECOND, "closed"), (other, 2 * SECOND, "closed")):
+        permit = breaker.permit(at_ns)
+        assert isinstance(permit, int)
+        breaker.failure(permit, at_ns)
+        assert breaker.state(at_ns) == state
+
+
+def test_hints_of_thousands_of_targets_are_bounded_and_run_out() -> None:
+    breakers = Breakers(load(None, {}))
+    for number in range(1_200):
+        breakers.hint(f"vllm/{number}", SECOND, SECOND)
+    assert len(breakers._hints) == 1_000
+    breakers.hint("vllm/late", 3 * SECOND, SECOND)
+    assert list(breakers._hints) == ["vllm/late"]
