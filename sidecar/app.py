@@ -35,12 +35,13 @@ from sidecar.edge.ops import OpsService
 from sidecar.edge.probes import application
 from sidecar.edge.rpc import LLMService
 from sidecar.engine import Engine
-from sidecar.errors import SettingsError, SidecarError
+from sidecar.errors import SettingsError, SidecarError, StoreFailed
 from sidecar.observe import Log, Meter, Metrics
 from sidecar.pipeline import run
 from sidecar.policies.admission import Admission
 from sidecar.policies.breakers import Breakers, Change
 from sidecar.policies.budgets import Budgets
+from sidecar.policies.degradation import Degradations
 from sidecar.policies.endpoints import Endpoints
 from sidecar.policies.latencies import Latencies
 from sidecar.policies.models import Preferences, refusals
@@ -49,6 +50,7 @@ from sidecar.policies.retries import Retries
 from sidecar.providers import Provider
 from sidecar.settings import Limits, ProviderSettings, Server, Settings
 from sidecar.store.answers import Answers
+from sidecar.store.preferences import UserPreferences
 from sidecar.v1 import llm_pb2, llm_pb2_grpc, ops_pb2, ops_pb2_grpc
 
 _HOUSEKEEPING_S = 30.0
@@ -89,8 +91,8 @@ async def _serve(settings: Settings) -> int:
     log = Log(settings.logging.level, content=settings.logging.content)
     catalog = load_catalog(settings, datetime.now(UTC).date())
     _require_fallbacks(settings, catalog)
-    _require_data_dir(settings)
     engine = make_engine(settings, catalog, log)
+    _open_store(engine)
     doors = _Doors(engine, (*settings.notices, *catalog.notices, *skipped_providers(settings)))
     try:
         await doors.open()
@@ -106,6 +108,7 @@ async def _serve(settings: Settings) -> int:
         await doors.close()
         for provider in engine.providers.values():
             await provider.close()
+        engine.user_preferences.close()
         log.flush()
     log.write("info", "stopped")
     log.flush()
@@ -225,6 +228,8 @@ def make_engine(settings: Settings, catalog: Catalog, log: Log) -> Engine:
     def breaker_changed(change: Change) -> None:
         metrics.breaker_changed(change.service, change.target, change.after)
         facts = {"service": change.service, "target": change.target, "from": change.before, "to": change.after, "why": change.why}
+        if change.why in ("held", "let_go"):
+            facts["who"] = "operator"
         meter.event("breaker", change.message, "warning" if change.after == "open" else "info", **facts)
 
     breakers.on_change.append(breaker_changed)
@@ -247,6 +252,8 @@ def make_engine(settings: Settings, catalog: Catalog, log: Log) -> Engine:
         quotas=Quotas(),
         admission=admission,
         answers=Answers(),
+        user_preferences=UserPreferences(),
+        degradations=Degradations(settings),
         meter=meter,
         clock_ns=time.monotonic_ns,
         wall_ns=time.time_ns,
@@ -425,17 +432,14 @@ def _require_fallbacks(settings: Settings, catalog: Catalog) -> None:
         raise SettingsError(settings.origin("profile", "name"), "", f"production is refused: {'; '.join(found[:3])}{more}")
 
 
-def _require_data_dir(settings: Settings) -> None:
-    if settings.server.data_dir is None:
-        return
-    folder = Path(settings.server.data_dir)
-    probe = folder / ".writable"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise StartError(f"cannot write to {folder} (server.data_dir): {error.strerror}") from None
+def _open_store(engine: Engine) -> None:
+    """Read what has outlived the last process. Raises StartError."""
+    folder = engine.settings.server.data_dir
+    if folder is not None:
+        try:
+            engine.user_preferences.open(Path(folder))
+        except StoreFailed as error:
+            raise StartError(error.message) from None
 
 
 async def _keep_house(engine: Engine) -> None:

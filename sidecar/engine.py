@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sidecar.policies.admission import Admission
     from sidecar.policies.breakers import Breakers
     from sidecar.policies.budgets import Budgets
+    from sidecar.policies.degradation import Degradations
     from sidecar.policies.endpoints import Endpoints
     from sidecar.policies.latencies import Latencies
     from sidecar.policies.models import Preferences
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from sidecar.providers import Provider
     from sidecar.settings import Settings
     from sidecar.store.answers import Answers
+    from sidecar.store.preferences import UserPreferences
 
 
 class Engine(Struct, frozen=True):
@@ -44,6 +46,8 @@ class Engine(Struct, frozen=True):
     quotas: Quotas
     admission: Admission
     answers: Answers
+    user_preferences: UserPreferences
+    degradations: Degradations
     meter: Meter
     clock_ns: Callable[[], int]
     wall_ns: Callable[[], int]

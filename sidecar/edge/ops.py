@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from typing import Literal
 
 from sidecar import VERSION
 from sidecar.call import Call, Candidate
@@ -13,9 +14,20 @@ from sidecar.edge.rescue import Context, Rescue
 from sidecar.edge.rpc import either_request, make_call
 from sidecar.edge.wire import duration, set_cost
 from sidecar.engine import Engine
+from sidecar.errors import InvalidRequest, NotAllowed, UnknownBreaker
 from sidecar.pipeline import plan
+from sidecar.policies.breakers import BreakerFacts
+from sidecar.settings.reading import nearest, shown
+from sidecar.stages.identify import checked_name
 from sidecar.v1 import ops_pb2 as pb
 from sidecar.v1 import ops_pb2_grpc
+
+_EVENTS = 100  # listed when the request names no number
+_FORCED: dict[int, Literal["open", "closed"] | None] = {
+    pb.SetBreakerRequest.STATE_OPEN: "open",
+    pb.SetBreakerRequest.STATE_CLOSED: "closed",
+    pb.SetBreakerRequest.STATE_AUTO: None,
+}
 
 
 class OpsService(ops_pb2_grpc.OpsServiceServicer):
@@ -77,21 +89,40 @@ class OpsService(ops_pb2_grpc.OpsServiceServicer):
         )
 
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:  # noqa: N802
-        async with Rescue(context, self._engine.meter.log) as rescue:
+        async with Rescue(context, self._engine.meter.log, self._engine.degradations) as rescue:
             rescue.call = call = make_call(self._engine, "count_tokens", either_request(request), context, None)
             self._calls.require_ready()
             plan(self._engine, call)
             dearest = max(call.candidates, key=lambda c: c.max_nano_usd)
             response = pb.ExplainResponse(
-                candidates=[_candidate(c) for c in call.candidates],
+                candidates=[self._candidate(call, c) for c in call.candidates],
                 skipped=[pb.Skipped(model=s.model, reason=s.reason) for s in call.skipped],
                 accounts=self._accounts(call, dearest.max_nano_usd, max(c.input_tokens + c.max_output_tokens for c in call.candidates)),
                 notices=call.notices,
                 service=call.service,
                 node=call.node_name,
+                complexity=call.complexity,
             )
             set_cost(response.max_cost, dearest.max_nano_usd, dearest.model)
             return response
+
+    def _candidate(self, call: Call, candidate: Candidate) -> pb.Candidate:
+        engine = self._engine
+        service = call.service if call.service in engine.settings.services else ""  # as breakers are kept
+        breaker = engine.breakers.find(service, candidate.target)
+        found = pb.Candidate(
+            model=candidate.model.id,
+            provider=candidate.model.provider,
+            reason=candidate.reason,
+            input_tokens=candidate.input_tokens,
+            estimated=candidate.estimated,
+            max_output_tokens=candidate.max_output_tokens,
+            fallback=candidate.fallback,
+            endpoint=candidate.endpoint,
+            breaker=breaker.state(engine.clock_ns()) if breaker is not None else "closed",
+        )
+        set_cost(found.max_cost, candidate.max_nano_usd, candidate.model)
+        return found
 
     def _accounts(self, call: Call, nano_usd: int, tokens: int) -> list[pb.AccountView]:
         now_ns = self._engine.wall_ns()
@@ -113,19 +144,103 @@ class OpsService(ops_pb2_grpc.OpsServiceServicer):
         async with Rescue(context, self._engine.meter.log):
             return pb.DrainResponse(calls_in_flight=await self._drain())
 
+    async def ListEvents(self, request: pb.ListEventsRequest, context: Context) -> pb.ListEventsResponse:  # noqa: N802
+        async with Rescue(context, self._engine.meter.log):
+            if request.limit < 0:
+                raise InvalidRequest(f"limit is {request.limit}; expected 1 or more, or 0 for {_EVENTS}", field="limit")
+            now = self._engine.clock_ns() / 1e9
+            latest = self._engine.meter.events.latest(request.limit or _EVENTS, request.kind)
+            return pb.ListEventsResponse(
+                events=[pb.Event(age=duration(now - e.at), kind=e.kind, message=e.message, facts=e.facts) for e in latest]
+            )
 
-def _candidate(candidate: Candidate) -> pb.Candidate:
-    found = pb.Candidate(
-        model=candidate.model.id,
-        provider=candidate.model.provider,
-        reason=candidate.reason,
-        input_tokens=candidate.input_tokens,
-        estimated=candidate.estimated,
-        max_output_tokens=candidate.max_output_tokens,
-        fallback=candidate.fallback,
-    )
-    set_cost(found.max_cost, candidate.max_nano_usd, candidate.model)
-    return found
+    async def ListBreakers(self, request: pb.ListBreakersRequest, context: Context) -> pb.ListBreakersResponse:  # noqa: N802
+        async with Rescue(context, self._engine.meter.log):
+            rows = self._engine.breakers.listing(self._engine.clock_ns())
+            return pb.ListBreakersResponse(breakers=[_breaker(row) for row in rows if request.service in ("", row.service)])
+
+    async def SetBreaker(self, request: pb.SetBreakerRequest, context: Context) -> pb.SetBreakerResponse:  # noqa: N802
+        async with Rescue(context, self._engine.meter.log):
+            if request.state not in _FORCED:
+                raise InvalidRequest(f"state is {request.state}; expected STATE_OPEN, STATE_CLOSED or STATE_AUTO", field="state")
+            breaker = self._engine.breakers.find(request.service, request.target)
+            if breaker is None:
+                raise self._unknown_breaker(request)
+            breaker.force(_FORCED[request.state])  # it tells of it: a log line, a metric, an event
+            return pb.SetBreakerResponse(breaker=_breaker(breaker.facts(self._engine.clock_ns())))
+
+    def _unknown_breaker(self, request: pb.SetBreakerRequest) -> UnknownBreaker:
+        targets = [row.target for row in self._engine.breakers.listing(self._engine.clock_ns()) if row.service == request.service]
+        service = f"service {shown(request.service)}" if request.service else 'service "" (those that settings do not name)'
+        if targets:
+            field, found = "target", f"{service} has no breaker of target {shown(request.target)}"
+        else:
+            field, found = "service", f"{service} has no breakers"
+        hint = nearest(request.target, targets)
+        return UnknownBreaker(
+            f"{found}{hint}; ListBreakers lists those in use: a breaker is made when its model is first asked", field=field
+        )
+
+    async def SetPreference(self, request: pb.SetPreferenceRequest, context: Context) -> pb.SetPreferenceResponse:  # noqa: N802
+        async with Rescue(context, self._engine.meter.log):
+            tenant, user = _person(request)
+            plan = checked_name(request.plan, "plan")
+            for field in ("plan", "model"):
+                if not getattr(request, field):
+                    raise InvalidRequest(f"{field} is empty; expected the user's plan and the model that they prefer", field=field)
+            model = self._allowed(plan, checked_name(request.model, "model"))
+            if await self._engine.user_preferences.set(tenant, user, model):
+                told = "there is no room for more users' preferences: the one first set the longest ago was forgotten"
+                self._engine.meter.event("alert", told, tenant=tenant)
+            self._engine.meter.log.write("info", "preference set", tenant=tenant, user=user, plan=plan, model=model)
+            return pb.SetPreferenceResponse()
+
+    def _allowed(self, name: str, ref: str) -> str:
+        """The model as the plan writes it, however the request does. Raises UnknownModel or NotAllowed."""
+        engine = self._engine
+        wanted = engine.catalog.model(ref)
+        choices = self._choices(name)
+        for choice in choices:
+            model = engine.catalog.model(choice)
+            if (model.provider, model.name) == (wanted.provider, wanted.name):
+                return choice
+        if choices:
+            raise NotAllowed(f"plan {shown(name)} does not allow {wanted.id}; choose one of {', '.join(choices)}", field="model")
+        others = ", ".join(sorted(other for other in engine.settings.plans if self._choices(other))) or "none"
+        raise NotAllowed(
+            f"plan {shown(name)} stores no preferences (plans.{name}.preferred is not set); plans that do: {others}", field="plan"
+        )
+
+    def _choices(self, plan: str) -> tuple[str, ...]:
+        found = self._engine.settings.plans.get(plan)
+        return found.preferred if found is not None else ()
+
+    async def GetPreference(self, request: pb.GetPreferenceRequest, context: Context) -> pb.GetPreferenceResponse:  # noqa: N802
+        async with Rescue(context, self._engine.meter.log):
+            tenant, user = _person(request)
+            choices = self._choices(checked_name(request.plan, "plan"))
+            return pb.GetPreferenceResponse(model=self._engine.user_preferences.of(tenant, user), choices=choices)
+
+    async def DeletePreference(self, request: pb.DeletePreferenceRequest, context: Context) -> pb.DeletePreferenceResponse:  # noqa: N802
+        async with Rescue(context, self._engine.meter.log):
+            tenant, user = _person(request)
+            await self._engine.user_preferences.delete(tenant, user)
+            self._engine.meter.log.write("info", "preference deleted", tenant=tenant, user=user)
+            return pb.DeletePreferenceResponse()
+
+
+def _person(request: pb.SetPreferenceRequest | pb.GetPreferenceRequest | pb.DeletePreferenceRequest) -> tuple[str, str]:
+    """Tenant and user, as calls have them. Raises InvalidRequest."""
+    if not request.user:
+        raise InvalidRequest("user is empty; expected the user whose preference is meant", field="user")
+    return checked_name(request.tenant, "tenant") or "default", checked_name(request.user, "user")
+
+
+def _breaker(row: BreakerFacts) -> pb.BreakerStatus:
+    status = pb.BreakerStatus(service=row.service, target=row.target, state=row.state, forced=row.forced, changes=row.changes)
+    if row.open_left_ns is not None:
+        status.open_left.CopyFrom(duration(row.open_left_ns / 1e9))
+    return status
 
 
 def _usd(pico_per_token: int) -> str:

@@ -12,6 +12,7 @@ from sidecar.call import Call
 from sidecar.edge.status import DETAILS_KEY, status_of
 from sidecar.errors import InternalError, SidecarError
 from sidecar.observe import Log
+from sidecar.policies.degradation import Advice, Degradations
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -19,15 +20,16 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Rescue:
     """Ends the RPC with the status of what its body raised. What is no SidecarError is a defect: it is logged with its place.
 
-    The body sets `call` once it has one, so that the status can tell what came and what it cost. A caller who went away
-    (CancelledError) needs no status.
+    The body sets `call` once it has one, so that the status can tell what came and what it cost. `degradations` say what callers can do
+    instead; an RPC that no model answers has none. A caller who went away (CancelledError) needs no status.
     """
 
-    __slots__ = ("_context", "_log", "call")
+    __slots__ = ("_context", "_degradations", "_log", "call")
 
-    def __init__(self, context: Context, log: Log) -> None:
+    def __init__(self, context: Context, log: Log, degradations: Degradations | None = None) -> None:
         self._context = context
         self._log = log
+        self._degradations = degradations
         self.call: Call | None = None
 
     async def __aenter__(self) -> Self:
@@ -41,5 +43,14 @@ class Rescue:
             known_as = self.call.id if self.call is not None else os.urandom(16).hex()
             self._log.defect(known_as, error)
             error = InternalError(f"a defect of the sidecar ({type(error).__name__}); please report it with the id {known_as}")
-        code, message, details = status_of(error, self.call, known_as)
+        code, message, details = status_of(error, self.call, known_as, self._advice())
         await self._context.abort(code, message, ((DETAILS_KEY, details),))
+
+    def _advice(self) -> Advice | None:
+        """For the service and node of the call, as far as they are known."""
+        if self._degradations is None:
+            return None
+        call = self.call
+        if call is None:
+            return self._degradations.of("", "")
+        return self._degradations.of(call.service, call.node_name, call.metadata.get("accept-language", ""))

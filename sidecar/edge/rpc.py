@@ -28,7 +28,8 @@ from sidecar.pipeline import plan, run
 from sidecar.v1 import llm_pb2 as pb
 from sidecar.v1 import llm_pb2_grpc
 
-_METADATA = frozenset({"traceparent", *(f"x-sidecar-{name}" for name in ("service", "node", "tenant", "user", "plan", "run", "agent"))})
+_CALLER = ("service", "node", "tenant", "user", "plan", "run", "agent")
+_METADATA = frozenset({"accept-language", "traceparent", *(f"x-sidecar-{name}" for name in _CALLER)})
 _MARGIN = 0.05  # share of the caller's time kept back, at most 50 ms, so that our status arrives before its deadline does
 
 
@@ -41,7 +42,7 @@ class LLMService(llm_pb2_grpc.LLMServiceServicer):
         self._pace = Pace()
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:  # noqa: N802
-        async with Rescue(context, self._engine.meter.log) as rescue:
+        async with Rescue(context, self._engine.meter.log, self._engine.degradations) as rescue:
             rescue.call = call = make_call(self._engine, "generate", generate_request(request), context, None)
             await self._run(call)
             return generate_response(call, time.monotonic(), with_text=True)
@@ -68,7 +69,7 @@ class LLMService(llm_pb2_grpc.LLMServiceServicer):
 
         pace.begin()
         try:
-            async with Rescue(context, self._engine.meter.log) as rescue:
+            async with Rescue(context, self._engine.meter.log, self._engine.degradations) as rescue:
                 rescue.call = call = make_call(self._engine, "stream", generate_request(request), context, send)
                 await self._run(call)
                 await write(pb.StreamEvent(end=generate_response(call, time.monotonic(), with_text=False)))
@@ -77,13 +78,13 @@ class LLMService(llm_pb2_grpc.LLMServiceServicer):
             call = None  # it holds `send`, which holds it: only the garbage collector would free the two
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:  # noqa: N802
-        async with Rescue(context, self._engine.meter.log) as rescue:
+        async with Rescue(context, self._engine.meter.log, self._engine.degradations) as rescue:
             rescue.call = call = make_call(self._engine, "embed", embed_request(request), context, None)
             await self._run(call)
             return embed_response(call, time.monotonic())
 
     async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:  # noqa: N802
-        async with Rescue(context, self._engine.meter.log) as rescue:
+        async with Rescue(context, self._engine.meter.log, self._engine.degradations) as rescue:
             rescue.call = call = make_call(self._engine, "count_tokens", either_request(request), context, None)
             self._calls.begin(call)
             try:
@@ -131,6 +132,8 @@ def _metadata(context: Context) -> dict[str, str]:
         if key in _METADATA:
             # gRPC turns bytes that are no UTF-8 into other letters without a word: only ASCII is sure to be what was sent.
             if isinstance(value, bytes) or not value.isascii():
+                if key == "accept-language":  # no call fails for the language in which its failure would be told
+                    continue
                 raise InvalidRequest(
                     f"metadata {key} holds bytes that are not ASCII, all that metadata can carry; put the name into the message's caller",
                     field=key,

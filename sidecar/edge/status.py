@@ -11,7 +11,19 @@ from grpc import StatusCode
 
 from sidecar.call import Call
 from sidecar.edge.wire import attempts_message, set_cost, tool_call_messages, usage_message
-from sidecar.errors import BudgetExceeded, ProviderError, RequestError, SidecarError
+from sidecar.errors import (
+    BudgetExceeded,
+    Cancelled,
+    NoCandidate,
+    NotCached,
+    ProviderContextExceeded,
+    ProviderError,
+    ProviderRejected,
+    RequestError,
+    SchemaViolated,
+    SidecarError,
+)
+from sidecar.policies.degradation import Advice
 from sidecar.v1 import errors_pb2
 
 DOMAIN = "llm-sidecar"
@@ -59,9 +71,16 @@ CODES: dict[str, StatusCode] = {
     "INTERNAL": StatusCode.INTERNAL,
 }
 
+# The request's own fault, or nobody's: another request, or none, is what helps.
+_OWN_FAULT = (RequestError, ProviderRejected, ProviderContextExceeded, Cancelled, NotCached)
+# Nobody answers, and asking again at once changes nothing: people go on by hand.
+_MANUAL = (BudgetExceeded, NoCandidate, ProviderError, SchemaViolated)
 
-def status_of(error: SidecarError, call: Call | None, known_as: str = "") -> tuple[StatusCode, str, bytes]:
+
+def status_of(error: SidecarError, call: Call | None, known_as: str = "", advice: Advice | None = None) -> tuple[StatusCode, str, bytes]:
     """Code, message and serialised google.rpc.Status of a failed call; `known_as` is the id of a failure that came before any call.
+
+    `advice` goes with every failure that is not the request's own fault.
 
     A stream that broke after its first piece, whatever broke it, is DATA_LOSS unless the caller's own time was up or the sidecar is
     stopping: a client that retries UNAVAILABLE by itself must not take it for a call that never began.
@@ -93,19 +112,35 @@ def status_of(error: SidecarError, call: Call | None, known_as: str = "") -> tup
             "used": str(error.used),
             "asked": str(error.asked),
         }
-        facts["mode"] = "manual"
         subject = _cut(error.account, _MOST_NAME)
         details.append(QuotaFailure(violations=[QuotaFailure.Violation(subject=subject, description=message)]))
     if error.retry_after_ms is not None:
         wait = Duration()
         wait.FromMilliseconds(error.retry_after_ms)
         details.append(RetryInfo(retry_delay=wait))
+    if isinstance(error, _OWN_FAULT):
+        advice = None
+    elif isinstance(error, _MANUAL):
+        facts["mode"] = "manual"
+    if advice is not None:
+        details.append(_degradation(advice))
     facts = {name: _cut(value, _MOST_NAME) for name, value in facts.items()}
     details.insert(0, ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts))
     status = Status(code=code.value[0], message=message, details=[_any(detail) for detail in details])
     if call is not None and call.attempts:
         status.details.append(_any(_partial(call, _MOST_STATUS - status.ByteSize() - _FRAME)))
     return code, message, status.SerializeToString()
+
+
+def _degradation(advice: Advice) -> errors_pb2.Degradation:
+    return errors_pb2.Degradation(
+        action=_cut(advice.action, _MOST_NAME),
+        message=_cut(advice.message, _MOST_MESSAGE),
+        language=advice.language,
+        http_status=advice.http_status,
+        most_retries=advice.most_retries,
+        code=_cut(advice.code, _MOST_NAME),
+    )
 
 
 def _partial(call: Call, room: int) -> errors_pb2.Partial:
@@ -119,7 +154,8 @@ def _partial(call: Call, room: int) -> errors_pb2.Partial:
     )
     set_cost(partial.cost, call.nano_usd, served.model if served else None)
     tries = attempts_message(call)
-    while sum(tried.ByteSize() + 4 for tried in tries) > _MOST_TRIES:
+    most_tries = min(_MOST_TRIES, room - partial.ByteSize() - _FRAME)
+    while sum(tried.ByteSize() + 4 for tried in tries) > most_tries:
         del tries[0]
     partial.attempts.extend(tries)
     if answer is None:

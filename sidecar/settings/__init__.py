@@ -74,7 +74,7 @@ FailureName = Literal["rate_limited", "unavailable", "garbled", "stream_cut", "t
 class Server(Struct, frozen=True):
     """The sidecar's own doors. Only loopback addresses and the Unix socket are allowed as long as there is no TLS and no token.
 
-    `data_dir` is tried for writing at start and holds nothing yet.
+    `data_dir` holds the models that users prefer, and nothing else yet.
     """
 
     listen: Address = "127.0.0.1:50051"  # port 0: any free one; "": no TCP door (then `socket` must be set)
@@ -463,9 +463,9 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
 
 
 def _idle(settings: Settings, raw: Mapping[str, Any]) -> Iterator[str]:
-    """One line per setting that somebody has set and that does nothing yet."""
+    """One line per setting that somebody has set and that does nothing yet, or not all that one may think."""
     if settings.server.data_dir is not None:
-        yield f"{settings.origin('server', 'data_dir')} does nothing yet: all that outlives a call is kept in memory"
+        yield f"{settings.origin('server', 'data_dir')} keeps users' preferences only: budgets and cached answers live in memory yet"
     for name, row in raw.get("services", {}).items():
         if "cache_acceptance" in row:
             where = settings.origin("services", name, "cache_acceptance")

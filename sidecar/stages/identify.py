@@ -22,14 +22,14 @@ def identify(engine: Engine, call: Call) -> None:
     hold control characters, or contradict each other.
     """
     caller = call.request.caller
-    _name(call.request.model, "model")
+    checked_name(call.request.model, "model")
     if caller is not NOBODY:
         _checked(caller)
     metadata = call.metadata
     said = {name: getattr(caller, name) for name in _FIELDS}
     if metadata:
         for name in _FIELDS:
-            said[name] = said[name] or _name(metadata.get("x-sidecar-" + name, ""), f"metadata x-sidecar-{name}")
+            said[name] = said[name] or checked_name(metadata.get("x-sidecar-" + name, ""), f"metadata x-sidecar-{name}")
     service, node = said["service"], said["node"]
     if "." in node:
         prefix, _, rest = node.partition(".")
@@ -52,17 +52,18 @@ def identify(engine: Engine, call: Call) -> None:
 
 def _checked(caller: Caller) -> None:
     for name in _FIELDS:
-        _name(getattr(caller, name), f"caller.{name}")
+        checked_name(getattr(caller, name), f"caller.{name}")
     if caller.step < 0:
         raise InvalidRequest(f"caller.step is {caller.step}; it counts from 1, and 0 means not told", field="caller.step")
     if len(caller.tags) > _MOST_TAGS:
         raise InvalidRequest(f"caller.tags has {len(caller.tags)} entries; at most {_MOST_TAGS} are allowed", field="caller.tags")
     for key, value in caller.tags.items():
-        _name(key, "caller.tags")
-        _name(value, "caller.tags")
+        checked_name(key, "caller.tags")
+        checked_name(value, "caller.tags")
 
 
-def _name(value: str, field: str) -> str:
+def checked_name(value: str, field: str) -> str:
+    """The name itself. Raises InvalidRequest if it is too long or holds control characters."""
     if value and (not value.isprintable() or len(value) > _LONGEST or len(value.encode()) > _LONGEST):
         raise InvalidRequest(
             f"{field} is {value[:40]!r}{'…' if len(value) > 40 else ''} ({len(value.encode())} bytes); "

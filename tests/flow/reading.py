@@ -22,6 +22,7 @@ class Failure(NamedTuple):
     retry_after_s: float | None
     partial: errors_pb2.Partial | None
     streamed: Streamed | None = None
+    degradation: errors_pb2.Degradation | None = None
 
 
 class Streamed(NamedTuple):
@@ -39,7 +40,7 @@ def failure(error: grpc.aio.AioRpcError, streamed: Streamed | None = None) -> Fa
     status = Status.FromString(metadata.get("grpc-status-details-bin", b""))
     found: dict[type, Any] = {}
     for detail in status.details:
-        for kind in (ErrorInfo, BadRequest, RetryInfo, QuotaFailure, errors_pb2.Partial):
+        for kind in (ErrorInfo, BadRequest, RetryInfo, QuotaFailure, errors_pb2.Degradation, errors_pb2.Partial):
             if detail.Is(kind.DESCRIPTOR):
                 found[kind] = kind.FromString(detail.value)
     info = found.get(ErrorInfo, ErrorInfo())
@@ -57,6 +58,7 @@ def failure(error: grpc.aio.AioRpcError, streamed: Streamed | None = None) -> Fa
         wait.retry_delay.ToMilliseconds() / 1000 if wait else None,
         found.get(errors_pb2.Partial),
         streamed,
+        found.get(errors_pb2.Degradation),
     )
 
 

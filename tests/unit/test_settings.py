@@ -254,7 +254,6 @@ def test_the_nearest_name_is_near(name: str, near: str) -> None:
 @pytest.mark.parametrize(
     ("environ", "told"),
     [
-        ({"SIDECAR_SERVER__DATA_DIR": "/var/lib/sidecar"}, ["SIDECAR_SERVER__DATA_DIR"]),
         ({"ORACLE_CONF_THRESHOLD": "0.9"}, ["ORACLE_CONF_THRESHOLD"]),
         ({"LANGCHAIN_TRACING_V2": "true", "LANGCHAIN_PROJECT": "p", "OTEL_SERVICE_NAME": "s"}, ["LANGCHAIN_TRACING_V2"]),
         ({"OTEL_SERVICE_NAME": "s"}, ["OTEL_SERVICE_NAME"]),
@@ -267,11 +266,15 @@ def test_settings_that_do_nothing_yet_are_told_when_set(environ: dict[str, str],
     assert all("does nothing yet" in notice for notice in notices)
 
 
+def test_what_a_folder_keeps_is_told() -> None:
+    (notice,) = load(None, {"SIDECAR_SERVER__DATA_DIR": "/var/lib/sidecar"}).notices
+    assert notice == "SIDECAR_SERVER__DATA_DIR keeps users' preferences only: budgets and cached answers live in memory yet"
+
+
 def test_a_file_is_told_too_what_does_nothing_yet(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
-    file.write_text('[server]\ndata_dir = "d"\n[services.rag]\ncache_acceptance = 0.9\n[tracing]\nlangchain = true\n')
+    file.write_text("[services.rag]\ncache_acceptance = 0.9\n[tracing]\nlangchain = true\n")
     assert [notice.split(" does nothing yet")[0] for notice in load(file, {}).notices] == [
-        f"{file}: server.data_dir",
         f"{file}: services.rag.cache_acceptance",
         f"{file}: tracing",
     ]

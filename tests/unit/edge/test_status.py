@@ -13,9 +13,11 @@ from msgspec.structs import replace
 
 from sidecar.call import Chunk, ToolDelta
 from sidecar.edge.status import DETAILS_KEY, status_of
-from sidecar.errors import BudgetExceeded, InvalidRequest, ProviderRejected, StreamCut
+from sidecar.errors import BudgetExceeded, InvalidRequest, ProviderRejected, ProviderUnavailable, RequestError, StreamCut
+from sidecar.policies.degradation import Advice
 from sidecar.v1 import errors_pb2
 from tests.unit.fakes import DONE, Bench
+from tests.unit.test_errors import CONCRETE, make
 
 MOST_TRAILERS = 8_192  # grpc-java's limit, the lowest among gRPC's own libraries
 
@@ -32,15 +34,19 @@ def trailers_size(code, message, details):
     return sum(len(name) + len(value) + 32 for name, value in sent.items())
 
 
-def told(error, call=None):
-    """The status in its parts, after proof that it is small enough."""
-    code, message, details = status_of(error, call)
+ADVICE = Advice("requeue", "Later.", "en", 503, 2, "NO_AI")
+
+
+def told(error, call=None, advice=ADVICE):
+    """The status in its parts, after proof that it is small enough and that Partial is its last part."""
+    code, message, details = status_of(error, call, "", advice)
     assert trailers_size(code, message, details) <= MOST_TRAILERS
     status = Status.FromString(details)
     assert (status.code, status.message) == (code.value[0], message)
     found = {}
     for detail in status.details:
-        for kind in (ErrorInfo, BadRequest, QuotaFailure, errors_pb2.Partial):
+        assert errors_pb2.Partial not in found
+        for kind in (ErrorInfo, BadRequest, QuotaFailure, errors_pb2.Degradation, errors_pb2.Partial):
             if detail.Is(kind.DESCRIPTOR):
                 found[kind] = kind.FromString(detail.value)
     assert found[ErrorInfo].reason == error.reason
@@ -142,3 +148,40 @@ def test_account_beyond_measure():
     _, message, found = told(error)
     assert message == error.message
     assert found[QuotaFailure].violations[0].subject.startswith("tenant:ü")
+
+
+# Another request, or none, is what helps; all other reasons are nobody's fault who asks.
+OWN_FAULT = {"PROVIDER_REJECTED", "PROVIDER_CONTEXT_EXCEEDED", "CANCELLED", "NOT_CACHED"}
+
+
+@pytest.mark.parametrize("error", CONCRETE, ids=lambda c: c.__name__)
+def test_what_the_caller_can_do_goes_with_every_failure_that_is_not_its_own(error):
+    code, _, found = told(make(error))
+    told_so = errors_pb2.Degradation in found
+    assert told_so == (not issubclass(error, RequestError) and error.reason not in OWN_FAULT)
+    if code is StatusCode.INVALID_ARGUMENT:
+        assert not told_so
+    if told_so:
+        expected = errors_pb2.Degradation(action="requeue", message="Later.", language="en", http_status=503, most_retries=2, code="NO_AI")
+        assert found[errors_pb2.Degradation] == expected
+    manual = found[ErrorInfo].metadata.get("mode") == "manual"
+    assert manual == (told_so and error.reason.startswith(("PROVIDER_", "BUDGET_", "STREAM_", "SCHEMA_", "NO_CANDIDATE")))
+
+
+def test_an_rpc_that_no_model_answers_has_no_advice():
+    _, _, found = told(ProviderUnavailable("down"), advice=None)
+    assert errors_pb2.Degradation not in found
+
+
+async def test_everything_beyond_measure_at_once():
+    long = "語" * 5_000
+    call = await broken([Chunk(text=long, tool_calls=(ToolDelta(0, "call_1", "first", "{}", "s" * 9_000),))])
+    call.served = replace(call.served, model=replace(call.served.model, id=long, provider=long))
+    call.attempts = [replace(call.attempts[0], candidate=call.served)] * 100
+    error = BudgetExceeded(long, account=long, unit="tokens", limit=10**15, used=10**15, asked=10**15, resets_at_ns=None, retry_after_ms=5)
+    _, _, found = told(error, call, Advice(long, long, "ko", 503, 100, long))
+    advice = found[errors_pb2.Degradation]
+    assert advice.message.startswith("語" * 160)
+    assert advice.message.endswith("…")
+    assert advice.action.endswith("…")
+    assert found[errors_pb2.Partial].cost.nano_usd == call.nano_usd > 0
