@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from math import inf
 
 from sidecar import schemas
-from sidecar._core import Limiter, Refusal
+from sidecar._core import Refusal
 from sidecar.answer import Answer
-from sidecar.billing import billed, tokens
-from sidecar.call import Call, Candidate, Chunk, EmbedAsk, EmbedRequest, GenerateAsk, GenerateRequest, Start, Tried, Vectors
+from sidecar.billing import billed
+from sidecar.call import Call, Candidate, Chunk, EmbedAsk, EmbedRequest, GenerateAsk, GenerateRequest, Head, Start, Tried, Vectors
 from sidecar.engine import Engine
 from sidecar.errors import (
     ProviderAuthFailed,
@@ -23,7 +23,7 @@ from sidecar.errors import (
     RateLimited,
     SidecarError,
 )
-from sidecar.policies.quotas import observe
+from sidecar.policies.quotas import Quota
 from sidecar.policies.retries import counts_against
 from sidecar.time_limit import TimeLimit
 
@@ -85,10 +85,9 @@ class Try:
         if isinstance(permit, Refusal):
             wait_ns = None if permit.retry_at_ns is None else max(0, permit.retry_at_ns - asked_ns)
             raise NotAsked(f"{candidate.model.id} failed too often and is not asked for a while", retry_after_ms=_ms(wait_ns))
-        quota = engine.quotas.of(candidate.model)
-        tokens_asked = candidate.input_tokens + candidate.max_output_tokens
+        quota = engine.quotas.of(candidate)
         if quota is not None:
-            exceeded = quota.take(tokens_asked, asked_ns)
+            exceeded = quota.take(candidate, asked_ns)
             if exceeded is not None:
                 breaker.ignore(permit, asked_ns)
                 left = f"{exceeded.remaining} of {exceeded.limit} {exceeded.unit} a minute are left"
@@ -119,7 +118,7 @@ class Try:
                 breaker.failure(permit, end_ns, self._open_for_ns(outcome))
             else:
                 breaker.ignore(permit, end_ns)
-            self._record(outcome, ended, asked_ns, end_ns, quota, tokens_asked)
+            self._record(outcome, ended, asked_ns, end_ns, quota)
 
     def _open_for_ns(self, error: SidecarError) -> int | None:
         """A provider that asks for a longer wait than this call can give, or a service that wants it so: nobody asks until then."""
@@ -132,25 +131,25 @@ class Try:
             return min(asked_ms, _LONGEST_OPEN_MS) * 1_000_000
         return None
 
-    def _record(
-        self, outcome: SidecarError | None, ended: bool, asked_ns: int, end_ns: int, quota: Limiter | None, tokens_asked: int
-    ) -> None:
+    def _record(self, outcome: SidecarError | None, ended: bool, asked_ns: int, end_ns: int, quota: Quota | None) -> None:
         engine, call, candidate = self._engine, self._call, self._candidate
         lost = self._race is not None and self._race.winner not in (None, self)
         if self._race is not None and self._race.winner is None:
             self._adopt()  # nobody has won yet: of several that fail the last one is told of
         usage, estimated = billed(call, candidate, self._answer, self._vectors, outcome, ended=ended)
         if quota is not None:
-            quota.give_back(max(0, tokens_asked - tokens(usage)), end_ns)
-        head = self._answer.head if self._vectors is None else self._vectors.head
-        if quota is not None and head is not None and head.limits:
-            observe(quota, head.limits, end_ns)
+            quota.give_back(candidate, usage, end_ns)
         said = "HEDGED" if lost else "ok" if outcome is None and ended else outcome.reason if outcome is not None else "INTERRUPTED"
         cost = candidate.model.prices.cost(usage)
         call.attempts.append(Tried(candidate, said, end_ns - asked_ns, usage, estimated, cost))
         engine.meter.attempt(candidate.model.provider, outcome)
         if outcome is not None:
             self._set_aside(outcome, end_ns)
+
+    def _observe(self, head: Head | None) -> None:
+        """What the provider says is left, as soon as it says so: by the end of a stream that would be an old figure."""
+        if head is not None and head.limits:
+            self._engine.quotas.observe(self._candidate, head.limits, self._engine.clock_ns(), self._engine.wall_ns())
 
     def _set_aside(self, error: SidecarError, now_ns: int) -> None:
         """A refused key, an empty account, a model that is gone: others go first until that may have changed."""
@@ -198,6 +197,7 @@ class Try:
             with TimeLimit(until):
                 ask = EmbedAsk(candidate.model.name, request.inputs, dimensions, request.provider_options)
                 self._vectors = reply = await provider.embed(ask)
+                self._observe(reply.head)
         except TimeoutError:
             raise ProviderTimeout(f"{provider.name} did not answer within {until - began:.1f} s") from None
         if len(reply.vectors) != len(request.inputs):
@@ -228,6 +228,8 @@ class Try:
             pieces = False
             for chunk in chunks:
                 pieces = answer.add(chunk) or pieces
+                if chunk.head is not None:
+                    self._observe(chunk.head)
             if not streaming:
                 return
             if not begun:
