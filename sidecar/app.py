@@ -262,11 +262,19 @@ def make_engine(settings: Settings, catalog: Catalog, log: Log) -> Engine:
 
 
 async def connect_all(engine: Engine) -> None:
-    """Connect every configured provider, SDKs imported in threads, and the echo. Raises SettingsError naming a missing package."""
-    settings = engine.settings
-    wanted = [p for p in settings.providers.values() if p.name in settings.configured]
-    for provider in await asyncio.gather(*(_connect(p) for p in (*wanted, ProviderSettings(name="echo", kind="echo")))):
+    """Connect every configured provider, or each of its endpoints, SDKs imported in threads, and the echo.
+
+    Raises SettingsError naming a missing package.
+    """
+    wanted = (*_spots(engine.settings), ProviderSettings(name="echo", kind="echo"))
+    for provider in await asyncio.gather(*(_connect(spot) for spot in wanted)):
         engine.providers[provider.name] = provider
+
+
+def _spots(settings: Settings) -> list[ProviderSettings]:
+    """Where calls may go: the configured providers, those with endpoints once for each, as `NAME#ENDPOINT`."""
+    wanted = [settings.providers[name] for name in sorted(settings.configured)]
+    return [spot for p in wanted for spot in ([p.at(name) for name in p.endpoints] if p.endpoints else [p])]
 
 
 def skipped_providers(settings: Settings) -> list[str]:
@@ -308,12 +316,13 @@ async def warm_up(engine: Engine) -> None:
 
 
 async def live_check(settings: Settings) -> list[tuple[str, bool, str]]:
-    """One tiny real call per configured provider: (provider, did it answer, what happened). For `sidecar check --live`."""
+    """One tiny real call per configured provider and endpoint: (which, did it answer, what happened). For `sidecar check --live`."""
     catalog = load_catalog(settings, datetime.now(UTC).date())
     results: list[tuple[str, bool, str]] = []
-    for name in sorted(settings.configured):
+    for spot in _spots(settings):
+        name = spot.name
         try:
-            provider = await _connect(settings.providers[name])
+            provider = await _connect(spot)
             try:
                 results.append((name, True, await _ask_once(provider, catalog)))
             finally:
@@ -326,7 +335,7 @@ async def live_check(settings: Settings) -> list[tuple[str, bool, str]]:
 
 
 async def _ask_once(provider: Provider, catalog: Catalog) -> str:
-    model = catalog.model(f"{provider.name}/")
+    model = catalog.model(f"{provider.name.partition('#')[0]}/")
     said: list[Chunk] = []
 
     async def emit(chunks: Iterable[Chunk]) -> None:

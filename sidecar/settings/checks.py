@@ -102,7 +102,8 @@ def _endpoints(settings: Settings, name: str, provider: ProviderSettings) -> Non
     if provider.kind == "echo":
         raise mistake(problem="found endpoints, expected none: the echo is inside of this process")
     if not any(endpoint.weight for endpoint in provider.endpoints.values()):
-        raise mistake(problem="found weight 0 for every endpoint, expected one above 0: weight 0 is for endpoints that are asked only in need")
+        expected = "expected one above 0: weight 0 is for endpoints that are asked only in need"
+        raise mistake(problem=f"found weight 0 for every endpoint, {expected}")
     for endpoint in provider.endpoints:
         spot = provider.at(endpoint)
         if provider.kind == "compatible" and spot.base_url is None:

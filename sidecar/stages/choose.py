@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from sidecar.call import Call, Candidate, EmbedRequest, Feature, Skipped
+from msgspec.structs import replace
+
+from sidecar.call import Call, Candidate, Complexity, EmbedRequest, Feature, Skipped
 from sidecar.catalog import Model
 from sidecar.counting import Size
 from sidecar.engine import Engine
 from sidecar.errors import NoCandidate, PromptTooLong, UnsupportedFeature
+from sidecar.policies.complexity import estimate
+from sidecar.policies.endpoints import in_order
+from sidecar.policies.models import Choice, Preference
 
 _DEFAULT_OUTPUT_TOKENS = 4096  # as most rows of the portfolio
 _LEAST_OUTPUT_TOKENS = 1024  # of an answer's limit, an estimate of the prompt does not take these: it may be far above the truth
@@ -18,20 +23,21 @@ _WIRE_FEATURES: frozenset[Feature] = frozenset({"system", "image_url", "stop", "
 def choose(engine: Engine, call: Call) -> None:
     """Order the models that may answer, leave out those that cannot, and say why for each.
 
-    Writes candidates and skipped. Raises UnknownModel (a name that nobody knows), UnsupportedFeature or PromptTooLong (every
-    candidate lacks something that the request needs), NoCandidate (nobody configured serves this node).
+    A model stands there once for each of its provider's endpoints: by weight and by lot, those whose breaker is open last. What is set
+    aside goes behind all others. Writes complexity, candidates and skipped. Raises UnknownModel (a name that nobody knows),
+    UnsupportedFeature or PromptTooLong (every candidate lacks something that the request needs), NoCandidate (nobody configured serves
+    this node).
     """
     assert call.size is not None  # noqa: S101  (count has run)
-    preferred = engine.preferences.of(
-        call.service, call.node_name, call.request.model, embed=call.operation == "embed" or "embed" in call.needs
-    )
+    preferred = _preference(engine, call)
     skipped = list(preferred.skipped)
     candidates: list[Candidate] = []
     lacking: str = ""
     too_long: str = ""
     for choice in preferred.choices:
         model = choice.model
-        provider = engine.providers[model.provider]
+        name = f"{model.provider}#{choice.endpoints[0][0]}" if choice.endpoints else model.provider
+        provider = engine.providers[name]
         lacking_here = _lacking(call, model, provider.features)
         if lacking_here:
             lacking = lacking_here
@@ -43,23 +49,76 @@ def choose(engine: Engine, call: Call) -> None:
             skipped.append(Skipped(model.id, too_long))
             continue
         tokens, estimated, most = size.tokens, size.estimated, _most_output(call, model, size)
-        candidates.append(
-            Candidate(
-                model,
-                provider,
-                choice.reason,
-                tokens,
-                estimated,
-                most,
-                model.prices.most(tokens, most),
-                fallback=choice.fallback,
-            )
+        candidate = Candidate(
+            model,
+            provider,
+            choice.reason,
+            tokens,
+            estimated,
+            most,
+            model.prices.most(tokens, most),
+            fallback=choice.fallback,
         )
+        if choice.endpoints:
+            candidates += _at_endpoints(engine, call, candidate, choice)
+        else:
+            candidates.append(candidate)
+        if preferred.is_single:
+            break
     call.skipped = tuple(skipped)
     if not candidates:
         _refuse(call, lacking, too_long)
-    call.candidates = tuple(candidates)
+    call.candidates = tuple(engine.endpoints.behind(candidates, engine.clock_ns()))
     call.notices.extend(preferred.notices)
+
+
+def _preference(engine: Engine, call: Call) -> Preference:
+    """Ask the policy with what is known of this call, and note a complexity that chose something."""
+    request = call.request
+    complexity: Complexity = ""
+    preferred = ""
+    plan = engine.settings.plans.get(call.plan) if call.plan else None
+    embed = isinstance(request, EmbedRequest) or "embed" in call.needs
+    if not embed:
+        complexity = _complexity(call)
+        if plan is not None and plan.preferred and call.user:
+            preferred = engine.user_preferences.of(call.tenant, call.user)
+    found = engine.preferences.of(
+        call.service,
+        call.node_name,
+        request.model,
+        embed=embed,
+        plan=call.plan if plan is not None else "",
+        preferred=preferred,
+        complexity=complexity,
+    )
+    if complexity and any(choice.wish == "complexity" for choice in found.choices):
+        call.complexity = complexity
+    return found
+
+
+def _complexity(call: Call) -> Complexity:
+    """low, medium or high, as the request says or else the node's row; "": nobody wants to know."""
+    request = call.request
+    if isinstance(request, EmbedRequest):
+        return ""
+    said = request.complexity or (call.node.complexity if call.node is not None else "")
+    if said != "estimate":
+        return said
+    is_strict = call.response_format is not None and call.response_format.strict
+    return estimate(call.messages, has_tools=bool(request.tools), is_strict=is_strict)
+
+
+def _at_endpoints(engine: Engine, call: Call, candidate: Candidate, choice: Choice) -> list[Candidate]:
+    """The candidate at each endpoint of its provider, the one to ask first in front."""
+    provider = candidate.model.provider
+    spots = {name: replace(candidate, provider=engine.providers[f"{provider}#{name}"], endpoint=name) for name, _ in choice.endpoints}
+    now_ns = engine.clock_ns()
+
+    def is_open(name: str) -> bool:
+        return engine.breakers.of(call.service, spots[name].target).state(now_ns) == "open"
+
+    return [spots[name] for name in in_order(choice.endpoints, is_open, engine.random)]
 
 
 def _lacking(call: Call, model: Model, features: frozenset[Feature]) -> str:
