@@ -20,7 +20,6 @@ from pathlib import Path
 import grpc
 from aiohttp import web
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
@@ -31,6 +30,7 @@ from sidecar.catalog import Catalog
 from sidecar.catalog import load as load_catalog
 from sidecar.counting import count_text
 from sidecar.edge.calls import Calls
+from sidecar.edge.health import HealthService
 from sidecar.edge.ops import OpsService
 from sidecar.edge.probes import application
 from sidecar.edge.rpc import LLMService
@@ -43,6 +43,7 @@ from sidecar.policies.breakers import Breakers, Change
 from sidecar.policies.budgets import Budgets
 from sidecar.policies.degradation import Degradations
 from sidecar.policies.endpoints import Endpoints
+from sidecar.policies.health import Health
 from sidecar.policies.latencies import Latencies
 from sidecar.policies.models import Preferences, refusals
 from sidecar.policies.quotas import Quotas
@@ -50,7 +51,9 @@ from sidecar.policies.retries import Retries
 from sidecar.providers import Provider
 from sidecar.settings import Limits, ProviderSettings, Server, Settings
 from sidecar.store.answers import Answers
+from sidecar.store.hints import Hints
 from sidecar.store.preferences import UserPreferences
+from sidecar.upkeep import connect_hints, upkeep
 from sidecar.v1 import llm_pb2, llm_pb2_grpc, ops_pb2, ops_pb2_grpc
 
 _HOUSEKEEPING_S = 30.0
@@ -96,6 +99,7 @@ async def _serve(settings: Settings) -> int:
     doors = _Doors(engine, (*settings.notices, *catalog.notices, *skipped_providers(settings)))
     try:
         await doors.open()
+        peers = await connect_hints(engine)
         await connect_all(engine)
         await warm_up(engine)
         _settle_heap()
@@ -103,7 +107,7 @@ async def _serve(settings: Settings) -> int:
         log.write(
             "info", "serving", version=VERSION, environment=settings.profile.name, listen=doors.bound, providers=sorted(engine.providers)
         )
-        await _until_stopped(engine, doors)
+        await _until_stopped(engine, doors, peers)
     finally:
         await doors.close()
         for provider in engine.providers.values():
@@ -124,7 +128,7 @@ def _settle_heap() -> None:
     gc.set_threshold(20_000, 10, 20)
 
 
-async def _until_stopped(engine: Engine, doors: _Doors) -> None:
+async def _until_stopped(engine: Engine, doors: _Doors, peers: Hints | None) -> None:
     """SIGTERM or SIGINT: an orderly end. A second one: an end at once."""
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
@@ -137,12 +141,15 @@ async def _until_stopped(engine: Engine, doors: _Doors) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled)
     chores = [loop.create_task(_keep_house(engine)), loop.create_task(engine.admission.watch())]
+    upkeeping = loop.create_task(upkeep(engine, peers))
     await asked.wait()
     for chore in chores:
         chore.cancel()
     grace_ms = engine.settings.server.grace_ms
     engine.meter.log.write("info", "draining", calls_in_flight=await doors.drain(), grace_ms=grace_ms)
     await doors.finish(grace_ms / 1000)
+    upkeeping.cancel()
+    await asyncio.wait([upkeeping])
 
 
 class _Doors:
@@ -153,7 +160,7 @@ class _Doors:
         self._settings = engine.settings.server
         self._notices = notices
         self._calls = Calls(engine.meter.metrics.in_flight)
-        self._health = HealthServicer()
+        self._health = HealthService(engine, self._calls, SERVICES)
         self._server = _server(self._settings.max_message_bytes)
         self._probes: web.AppRunner | None = None
         self.bound: list[str] = []
@@ -170,7 +177,6 @@ class _Doors:
             names = (*SERVICES[1:], health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
         self.bound = _bind(server, self._settings)
-        await self._tell(health_pb2.HealthCheckResponse.NOT_SERVING)
         if self._settings.ops_listen:
             self._probes = await _open_probes(self._settings.ops_listen, self._engine.meter.metrics.registry, self._is_serving)
         await server.start()
@@ -180,12 +186,12 @@ class _Doors:
         for notice in self._notices:
             self._engine.meter.log.write("warning", notice)
         self._calls.ready = True
-        await self._tell(health_pb2.HealthCheckResponse.SERVING)
+        self._engine.health.announce()
 
     async def drain(self) -> int:
         """Take no new calls, and say so. Returns how many are still being answered."""
         in_flight = self._calls.drain()
-        await self._tell(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._engine.health.announce()
         return in_flight
 
     async def finish(self, grace_s: float) -> None:
@@ -206,24 +212,30 @@ class _Doors:
             await self._probes.cleanup()
 
     def _is_serving(self) -> bool:
+        # /readyz does not follow providers, as gRPC health does: a provider's outage is no reason to take the pod out of its own service.
+        # What runs there can still do what needs no model, and all other pods, which ask the same provider, would go with it.
         return self._calls.ready and not self._calls.draining
-
-    async def _tell(self, status: int) -> None:
-        for service in SERVICES:
-            await self._health.set(service, status)
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------------------
 
 
-def make_engine(settings: Settings, catalog: Catalog, log: Log) -> Engine:
-    """Everything the stages work with; its providers are connected later."""
+def make_engine(
+    settings: Settings,
+    catalog: Catalog,
+    log: Log,
+    *,
+    clock_ns: Callable[[], int] = time.monotonic_ns,
+    wall_ns: Callable[[], int] = time.time_ns,
+    random: Callable[[], float] = random.random,
+) -> Engine:
+    """Everything the stages work with; its providers are connected later. Another clock needs an event loop that keeps it."""
     breakers = Breakers(settings)
     metrics = Metrics(
-        catalog.nodes, settings.services, catalog.known_names, lambda: breakers.states(time.monotonic_ns()), lambda: admission.waiting()
+        catalog.nodes, settings.services, catalog.known_names, lambda: breakers.states(clock_ns()), lambda: admission.waiting()
     )
-    meter = Meter(log, metrics)
-    admission = Admission(settings, time.monotonic_ns, metrics.refused, partial(meter.event, "shed"))
+    meter = Meter(log, metrics, clock_ns)
+    admission = Admission(settings, clock_ns, metrics.refused, partial(meter.event, "shed"))
 
     def breaker_changed(change: Change) -> None:
         metrics.breaker_changed(change.service, change.target, change.after)
@@ -234,8 +246,11 @@ def make_engine(settings: Settings, catalog: Catalog, log: Log) -> Engine:
 
     breakers.on_change.append(breaker_changed)
 
+    health = Health(settings, breakers.listing, partial(meter.event, "health"))
+    breakers.on_change.append(lambda _: health.wake())
+
     def set_aside(key: str, until_ns: int, reason: str) -> None:
-        left_s = max(0, until_ns - time.monotonic_ns()) // 1_000_000_000
+        left_s = max(0, until_ns - clock_ns()) // 1_000_000_000
         meter.event("set_aside", f"{key} goes behind all others for {left_s} s: {reason}", key=key, reason=reason)
 
     return Engine(
@@ -248,6 +263,7 @@ def make_engine(settings: Settings, catalog: Catalog, log: Log) -> Engine:
         breakers=breakers,
         retries=Retries(settings),
         endpoints=Endpoints(set_aside),
+        health=health,
         latencies=Latencies(),
         quotas=Quotas(),
         admission=admission,
@@ -255,9 +271,9 @@ def make_engine(settings: Settings, catalog: Catalog, log: Log) -> Engine:
         user_preferences=UserPreferences(),
         degradations=Degradations(settings),
         meter=meter,
-        clock_ns=time.monotonic_ns,
-        wall_ns=time.time_ns,
-        random=random.random,
+        clock_ns=clock_ns,
+        wall_ns=wall_ns,
+        random=random,
     )
 
 

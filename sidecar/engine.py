@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sidecar.policies.budgets import Budgets
     from sidecar.policies.degradation import Degradations
     from sidecar.policies.endpoints import Endpoints
+    from sidecar.policies.health import Health
     from sidecar.policies.latencies import Latencies
     from sidecar.policies.models import Preferences
     from sidecar.policies.quotas import Quotas
@@ -42,6 +43,7 @@ class Engine(Struct, frozen=True):
     breakers: Breakers
     retries: Retries
     endpoints: Endpoints
+    health: Health
     latencies: Latencies
     quotas: Quotas
     admission: Admission

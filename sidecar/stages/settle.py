@@ -28,4 +28,5 @@ def settle(engine: Engine, call: Call) -> None:
             engine.ledger.void(call.reservation, now_ns)
     if call.error is None:
         engine.answers.keep(call, engine.clock_ns())
+    engine.health.saw(call, engine.clock_ns())
     engine.meter.call(call)
