@@ -179,7 +179,7 @@ class Breaker:
 
     It opens after `failures` in a row, or on a failure that makes them more than `rate_percent` (0: never) of the calls of the last
     `window_ns` (forgotten by tenths, counted while closed) if those are at least `least_calls`. Once the trials have succeeded, a ramp
-    lets 2 x `trials` permits be out at once and one more with each success, until 64 or until `open_ns` is over.
+    lets 2 x `trials` permits be out at once, one more with each success and twice as many every 5 s; from 64 on it is over.
 
     Every permit is handed back exactly once, with `success`, `failure` or `ignore`. A permit from before the last change of state
     counts for nothing. `now_ns` is any monotonic clock. ValueError for a permit never given and for numbers out of range.

@@ -143,11 +143,23 @@ impl Window {
 /// So many permits out at once are no longer a start: the ramp is over.
 const RAMP_END: usize = 64;
 
+/// Calls that last, or that nobody makes, must not keep the door narrow: the room doubles by itself this often.
+const RAMP_STEP_NS: u64 = 5_000_000_000;
+
 /// The permits that are out, and how many may be: one more with each success, which doubles it in the time that a call takes.
 struct Ramp {
     room: usize,
     out: Vec<u64>,
-    until_ns: u64,
+    grows_at_ns: u64,
+}
+
+impl Ramp {
+    fn grow(&mut self, now_ns: u64) {
+        while self.room < RAMP_END && now_ns >= self.grows_at_ns {
+            self.room *= 2;
+            self.grows_at_ns = self.grows_at_ns.saturating_add(RAMP_STEP_NS);
+        }
+    }
 }
 
 enum Phase {
@@ -221,9 +233,11 @@ impl Breaker {
         let permit = self.next_permit;
         let place = match &mut self.phase {
             Phase::Closed { ramp, .. } => {
-                // Calls that last, or that nobody makes, must not keep the door narrow: in time the ramp ends by itself.
-                if ramp.as_ref().is_some_and(|ramp| self.now_ns >= ramp.until_ns) {
-                    *ramp = None;
+                if let Some(running) = ramp {
+                    running.grow(self.now_ns);
+                    if running.room >= RAMP_END {
+                        *ramp = None;
+                    }
                 }
                 ramp.as_mut().map(|ramp| (&mut ramp.out, ramp.room))
             }
@@ -248,11 +262,9 @@ impl Breaker {
         match &mut self.phase {
             Phase::Closed { failures, hinted, ramp } => {
                 (*failures, *hinted) = (0, false);
-                if let Some(grown) = ramp {
-                    grown.room += 1;
-                    if grown.room >= RAMP_END {
-                        *ramp = None;
-                    }
+                if let Some(ramp) = ramp {
+                    ramp.grow(self.now_ns);
+                    ramp.room += 1;
                 }
                 if let Some(window) = &mut self.window {
                     window.add(self.now_ns, false);
@@ -263,9 +275,8 @@ impl Breaker {
                 *succeeded += 1;
                 if *succeeded == self.trials {
                     let room = (self.trials as usize).saturating_mul(2);
-                    let until_ns = self.now_ns.saturating_add(self.open_ns);
-                    let ramp = (room < RAMP_END).then_some(Ramp { room, out: Vec::new(), until_ns });
-                    self.enter(Phase::Closed { failures: 0, hinted: false, ramp }, Why::TrialsSucceeded);
+                    let ramp = Ramp { room, out: Vec::new(), grows_at_ns: self.now_ns.saturating_add(RAMP_STEP_NS) };
+                    self.enter(Phase::Closed { failures: 0, hinted: false, ramp: Some(ramp) }, Why::TrialsSucceeded);
                 }
             }
         }

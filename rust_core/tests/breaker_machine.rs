@@ -6,6 +6,7 @@ use proptest::prelude::*;
 const FAILURES: u32 = 3;
 const OPEN_NS: u64 = 100;
 const RAMP_END: u32 = 64;
+const RAMP_STEP_NS: u64 = 5_000_000_000;
 
 #[derive(Clone, Debug)]
 enum Operation {
@@ -25,17 +26,17 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
         3 => (0usize..6, proptest::option::weighted(0.2, 0u64..200)).prop_map(|(at, long)| Operation::Failure(at, long)),
         1 => (0usize..6).prop_map(Operation::Ignore),
         1 => Just(Operation::Hint),
-        2 => (0u64..120).prop_map(Operation::Wait),
+        2 => prop_oneof![4 => 0u64..120, 1 => Just(RAMP_STEP_NS)].prop_map(Operation::Wait),
         1 => (0u64..120).prop_map(Operation::StepBack),
     ];
     proptest::collection::vec(one, 1..300)
 }
 
-/// What is known of the generation that runs: when it began, how many calls have succeeded in it, and what counts against the provider.
+/// What is known of the generation that runs: how many calls have succeeded in it, and what counts against the provider. `ramp` is its
+/// room, and the time from which it has been growing in steps.
 #[derive(Default)]
 struct Period {
-    since_ns: u64,
-    after_trials: bool,
+    ramp: Option<(u32, u64)>,
     succeeded: u32,
     failed_in_a_row: u32,
     hinted: bool,
@@ -43,15 +44,19 @@ struct Period {
 
 impl Period {
     /// How many permits of this period may be out at once. None: any number.
-    fn room(&self, state: State, trials: u32, latest_ns: u64) -> Option<u32> {
+    fn room(&mut self, state: State, trials: u32, latest_ns: u64) -> Option<u32> {
+        self.ramp = self.grown(latest_ns).filter(|(room, _)| *room < RAMP_END);
         match state {
             State::Open => Some(0),
             State::HalfOpen => Some(trials - self.succeeded),
-            State::Closed => {
-                let room = 2 * trials + self.succeeded;
-                (self.after_trials && room < RAMP_END && latest_ns < self.since_ns + OPEN_NS).then_some(room)
-            }
+            State::Closed => self.ramp.map(|(room, _)| room),
         }
+    }
+
+    fn grown(&self, latest_ns: u64) -> Option<(u32, u64)> {
+        let (room, since_ns) = self.ramp?;
+        let steps = (latest_ns - since_ns) / RAMP_STEP_NS;
+        Some((room << steps.min(6), since_ns + steps * RAMP_STEP_NS))
     }
 }
 
@@ -106,12 +111,13 @@ proptest! {
                         continue;
                     }
                     period.succeeded += 1;
+                    period.ramp = period.grown(latest_ns).map(|(room, since_ns)| (room + 1, since_ns));
                     (period.failed_in_a_row, period.hinted) = (0, false);
                     let closes = before == State::HalfOpen && period.succeeded == trials;
                     prop_assert_eq!(breaker.generation() != generation, closes);
                     if closes {
                         prop_assert_eq!((breaker.state(now_ns), breaker.why()), (State::Closed, Some(Why::TrialsSucceeded)));
-                        period = Period { since_ns: latest_ns, after_trials: true, ..Period::default() };
+                        period = Period { ramp: Some((2 * trials, latest_ns)), ..Period::default() };
                     }
                 }
                 Operation::Failure(at, open_for_ns) => {

@@ -17,7 +17,7 @@ class ModelPermit:
 class ModelBreaker:
     """A period lasts from one change of state to the next; only outcomes of permits of this period count.
 
-    A place is what a trial, or a permit given while the ramp lasts, takes up; `ramped` says whether the ramp lasts.
+    A place is what a trial, or a permit given while the ramp lasts, takes up; `ramp` is how many places the ramp has, None without one.
     """
 
     def __init__(
@@ -28,7 +28,9 @@ class ModelBreaker:
         self.permits: list[ModelPermit] = []
         self.counted: list[tuple[int, bool]] = []  # the tenth of the window and whether it failed, of each call
         self.period, self.phase, self.until_ns, self.in_a_row = 1, "closed", 0, 0
-        self.hinted = self.ramped = False
+        self.hinted = False
+        self.ramp: int | None = None
+        self.closed_at_ns = self.steps = 0
         self.why: str | None = None
         self.forced: str | None = None
         self.latest_ns = 0
@@ -42,8 +44,9 @@ class ModelBreaker:
             if self.latest_ns < self.until_ns:
                 return ("refused", self.until_ns)
             self._begin("half_open", "time_over")
-        if self.ramped and self.latest_ns >= self.until_ns:
-            self.ramped = False
+        self._grow()
+        if self.ramp is not None and self.ramp >= 64:
+            self.ramp = None
         if not self.forced and self._out() >= self._room():
             return ("refused", None)
         self.permits.append(ModelPermit(self.period))
@@ -58,7 +61,14 @@ class ModelBreaker:
     def _room(self) -> float:
         if self.phase == "half_open":
             return self.trials - self._succeeded()
-        return 2 * self.trials + self._succeeded() if self.ramped else float("inf")
+        return float("inf") if self.ramp is None else self.ramp
+
+    def _grow(self) -> None:
+        """Twice the room for each 5 s since it closed."""
+        steps = (self.latest_ns - self.closed_at_ns) // 5_000_000_000
+        if self.ramp is not None and self.ramp < 64:
+            self.ramp <<= min(steps - self.steps, 6)
+            self.steps = steps
 
     def report(self, number: int, outcome: str, now_ns: int, open_for_ns: int | None = None) -> None:
         """One of success, failure and ignore; the second outcome of a permit that had a place is not heard."""
@@ -66,7 +76,7 @@ class ModelBreaker:
         if not 1 <= number <= len(self.permits):
             raise ValueError(f"permit {number} was never given")
         permit = self.permits[number - 1]
-        placed = self.phase == "half_open" or self.ramped
+        placed = self.phase == "half_open" or self.ramp is not None
         if permit.period != self.period or self.forced or (placed and permit.state == "back"):
             return
         permit.state, permit.outcome = "back", outcome
@@ -79,10 +89,11 @@ class ModelBreaker:
         self.in_a_row, self.hinted = 0, False
         if self.phase == "half_open" and self._succeeded() == self.trials:
             self._begin("closed", "trials_succeeded")
-            self.ramped, self.until_ns = 2 * self.trials < 64, self.latest_ns + self.open_ns
+            self.ramp, self.closed_at_ns, self.steps = 2 * self.trials, self.latest_ns, 0
         elif self.phase == "closed":
             self.counted.append((self.latest_ns // self.tenth_ns, False))
-            self.ramped = self.ramped and self._room() < 64
+            self._grow()
+            self.ramp = None if self.ramp is None else self.ramp + 1
 
     def _fail(self, open_for_ns: int | None) -> None:
         self.in_a_row += 1
@@ -139,6 +150,6 @@ class ModelBreaker:
 
     def _begin(self, phase: str, why: str) -> None:
         self.phase, self.why, self.in_a_row = phase, why, 0
-        self.hinted = self.ramped = False
+        self.hinted, self.ramp = False, None
         self.counted.clear()
         self.period += 1

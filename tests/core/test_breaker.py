@@ -50,7 +50,7 @@ class BreakerMachine(RuleBasedStateMachine):
         self.model = ModelBreaker(failures, 100, trials, rate_percent, 295, least_calls)
         self.now_ns = 1000
 
-    @rule(by=st.integers(-150, 150))
+    @rule(by=st.integers(-150, 150) | st.sampled_from([4_999_999_999, 5_000_000_000, 12_000_000_000]))
     def let_time_pass(self, by: int) -> None:
         self.now_ns = max(0, self.now_ns + by)
 
@@ -202,10 +202,12 @@ def test_retry_after_opens_at_once_and_for_that_long() -> None:
     assert breaker.state(7010) == "half_open"
 
 
-def back(trials: int = 1, open_ns: int = 100) -> Breaker:
+def back(trials: int = 1) -> Breaker:
     """Opened, tried and closed again at 200."""
-    breaker = Breaker(failures=3, open_ns=open_ns, trials=trials)
-    breaker.failure(given(breaker, 1), 1, open_for_ns=100)
+    breaker = Breaker(failures=3, open_ns=100, trials=trials)
+    breaker.failure(given(breaker, 1), 1)
+    breaker.failure(given(breaker, 1), 1)
+    breaker.failure(given(breaker, 1), 1)
     for trial in [given(breaker, 200) for _ in range(trials)]:
         breaker.success(trial, 200)
     assert (breaker.state(200), breaker.why) == ("closed", "trials_succeeded")
@@ -238,10 +240,11 @@ def test_a_place_on_the_ramp_is_free_again_after_any_outcome_and_only_once() -> 
     assert breaker.state(214) == "closed"
 
 
-def test_the_ramp_ends_in_time_even_if_nothing_comes_back() -> None:
-    breaker = back(open_ns=100)
-    assert len(let_through(breaker, 1000, 299)) == 2
-    assert len(let_through(breaker, 1000, 300)) == 1000
+def test_the_ramp_widens_in_time_even_if_nothing_comes_back() -> None:
+    breaker, step = back(), 5_000_000_000
+    times = [200, 199 + step, 200 + step, 201 + step, 200 + 2 * step, 200 + 4 * step, 200 + 5 * step]
+    assert [len(let_through(breaker, 1000, now_ns)) for now_ns in times] == [2, 0, 2, 0, 4, 24, 1000]
+    assert len(let_through(back(), 1000, 3600 * step)) == 1000
 
 
 def test_with_many_trials_there_is_no_ramp() -> None:
