@@ -114,6 +114,7 @@ class Try:
             end_ns = engine.clock_ns()
             if outcome is None and ended:
                 breaker.success(permit, end_ns)
+                engine.endpoints.succeeded(candidate)
             elif outcome is not None and counts_against(outcome):
                 breaker.failure(permit, end_ns, self._open_for_ns(outcome))
             else:

@@ -18,7 +18,7 @@ from msgspec import Struct, to_builtins
 from sidecar import catalog as catalogs
 from sidecar.catalog import Catalog
 from sidecar.policies.models import Preferences, refusals
-from sidecar.settings import Settings, load
+from sidecar.settings import PLANS, Settings, load
 
 _PACKAGES = {"openai": "openai", "anthropic": "anthropic", "google": "google.genai"}
 
@@ -62,6 +62,7 @@ def findings(settings: Settings, catalog: Catalog, today: date) -> Iterator[Find
     for line in refused:
         yield Finding("error", "production", line)
     yield from _nodes(settings, catalog, is_told=bool(refused))
+    yield from _plans(settings, catalog)
     yield from _services(settings, catalog)
     yield from _ends(settings, catalog, today)
 
@@ -78,7 +79,7 @@ def _providers(settings: Settings) -> Iterator[Finding]:
         package = _PACKAGES.get(provider.kind or "")
         if provider.is_configured and package is not None and not _is_installed(package):
             yield Finding("error", f"provider {name}", f"needs the package {package}: pip install 'llm-sidecar[{provider.kind}]'")
-        if provider.kind in ("ollama", "echo") or provider.api_key is not None:
+        if provider.kind in ("ollama", "echo") or provider.has_key:
             continue
         if provider.kind == "compatible":
             yield Finding("note", f"provider {name}", f"no key is set; {provider.base_url} is called without one")
@@ -111,6 +112,24 @@ def _nodes(settings: Settings, catalog: Catalog, *, is_told: bool) -> Iterator[F
             yield Finding("error", f"node {key}", f"needs strict schemas, and {first.model.id} does not guarantee them")
         elif node.primary and f"{key}" not in settings.node_models and first.model.name != catalog.model(node.primary).name:
             yield Finding("warning", f"node {key}", f"{first.model.id} answers instead of its primary ({why})")
+
+
+def _plans(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
+    """Plans of which no model can be called, or one alone: their callers get no answer, or have no fallback.
+
+    Of a plan that is as it was shipped it is a note: it may be nobody's.
+    """
+    for name, plan in settings.plans.items():
+        models = [model for model in map(catalog.model, plan.models) if "generate" in model.capabilities]
+        able = [model.id for model in models if model.provider in settings.configured]
+        if not settings.configured or not models or len(able) > 1:
+            continue
+        level: Literal["note", "warning"] = "note" if PLANS.get(name) == plan else "warning"
+        why = "".join(f"; {model.id}: provider {model.provider} cannot be called" for model in models if model.id not in able)
+        if able:
+            yield Finding(level, f"plan {name}", f"allows {able[0]} alone, so its callers have no fallback{why}")
+        else:
+            yield Finding(level, f"plan {name}", f"allows nothing that can be called, so its callers get no answer{why}")
 
 
 def _services(settings: Settings, catalog: Catalog) -> Iterator[Finding]:

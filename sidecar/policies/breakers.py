@@ -185,6 +185,11 @@ class Breakers:
         """The one in use under exactly these names, as `listing` has them."""
         return self._breakers.get((service, target))
 
+    def is_open(self, service: str, target: str, now_ns: int) -> bool:
+        """Is nobody of this service to ask this target now? Makes none: what was never asked is closed."""
+        found = self._breakers.get((service if service in self._services else "", target))
+        return found is not None and found.state(now_ns) == "open"
+
     def force(self, service: str, target: str, state: Literal["open", "closed"] | None) -> bool:
         """Hold a breaker open or closed, or (None) let it go: see `TargetBreaker.force`. False: `find` knows none of these names."""
         found = self.find(service, target)

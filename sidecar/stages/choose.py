@@ -116,7 +116,7 @@ def _at_endpoints(engine: Engine, call: Call, candidate: Candidate, choice: Choi
     now_ns = engine.clock_ns()
 
     def is_open(name: str) -> bool:
-        return engine.breakers.of(call.service, spots[name].target).state(now_ns) == "open"
+        return engine.breakers.is_open(call.service, spots[name].target, now_ns)
 
     return [spots[name] for name in in_order(choice.endpoints, is_open, engine.random)]
 
