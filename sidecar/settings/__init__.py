@@ -404,6 +404,7 @@ class Tables(Struct, frozen=True):
 
 # Policy figures that belong to single services; a table in the file replaces them key by key.
 SERVICES = {
+    "core": Service(),
     "oracle": Service(concurrency=5, cache_acceptance=0.90),
     "synapse": Service(concurrency=3, breaker_opens_on_rate_limit=True),
     "vision": Service(breaker_failures=5),

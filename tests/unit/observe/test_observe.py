@@ -31,7 +31,7 @@ async def test_good_call_is_counted_with_tokens_and_cost():
     assert f"llm_cost_nano_usd_total{{{GPT}}} 75000.0" in text
     assert f"llm_cost_daily_usd{{{GPT}}} 7.5e-05" in text
     assert f"llm_error_rate{{{GPT}}} 0.0" in text
-    assert 'llm_circuit_breaker_state{model="gpt-4o",provider="openai",service=""} 0.0' in text
+    assert 'llm_circuit_breaker_state{model="gpt-4o",provider="openai",service="core"} 0.0' in text
 
 
 async def test_fallback_and_failure_are_counted():
@@ -76,7 +76,7 @@ async def test_models_that_callers_invent_make_no_new_series():
     assert "invented" not in text
     assert f'llm_request_total{{{WHERE.format("other", "vllm")},status="ok"}} 5000.0' in text
     assert f'llm_request_total{{{WHERE.format("vllm/ours", "vllm")},status="ok"}} 2.0' in text
-    assert 'llm_circuit_breaker_state{model="ours",provider="vllm",service=""} 0.0' in text
+    assert 'llm_circuit_breaker_state{model="ours",provider="vllm",service="core"} 0.0' in text
     assert len(text.splitlines()) < 2 * before
     assert len(bench.engine.breakers.states(0)) <= 1_000
 

@@ -113,7 +113,7 @@ def test_every_change_is_told_once_by_whoever_made_it(tmp_path):
     ]
     assert steps(told) == expected
     assert [change.open_ns for change in told] == [30 * SECOND, None, 30 * SECOND, None, None]
-    assert {(change.service, change.target) for change in told} == {("", GPT)}
+    assert {(change.service, change.target) for change in told} == {("core", GPT)}
 
 
 def test_opening_for_as_long_as_asked_is_told_even_if_that_is_no_time(tmp_path):
@@ -129,13 +129,13 @@ def test_opening_for_as_long_as_asked_is_told_even_if_that_is_no_time(tmp_path):
 
 def test_operators_hold_and_let_go(tmp_path):
     breakers, told = made(tmp_path)
-    assert not breakers.force("core", GPT, "open")
-    breakers.of("core", GPT)
-    assert not breakers.force("core", GPT, "open")  # it is listed without a service's name, and goes by that
+    assert not breakers.force("rag", GPT, "open")
+    breakers.of("rag", GPT)
+    assert not breakers.force("rag", GPT, "open")  # it is listed without a service's name, and goes by that
     for state in ("open", "open", "closed", None, None):
         assert breakers.force("", GPT, state)
     assert steps(told) == [("closed", "open", "held"), ("open", "closed", "held"), *[("closed", "closed", "let_go")] * 2]
-    play(breakers.of("core", GPT), "xxx")
+    play(breakers.of("rag", GPT), "xxx")
     assert breakers.force("", GPT, None)
     assert steps(told)[-2:] == [("closed", "open", "failures"), ("open", "closed", "let_go")]
 
@@ -144,7 +144,7 @@ def test_the_listing_says_what_is_left(tmp_path):
     breakers, _ = made(tmp_path)
     play(breakers.of("vision", GPT), "xxxxx")
     breakers.of("oracle", GPT).force("closed")
-    breakers.of("core", "openai/gpt-4o-mini")
+    breakers.of("rag", "openai/gpt-4o-mini")
     rows = [(f.service, f.target, f.state, f.forced, f.open_left_ns, f.changes) for f in breakers.listing(11 * SECOND)]
     assert rows == [
         ("", "openai/gpt-4o-mini", "closed", False, None, 0),
@@ -159,7 +159,7 @@ def test_the_listing_says_what_is_left(tmp_path):
 def test_a_hint_reaches_every_services_breaker_of_that_target_and_no_other(tmp_path):
     breakers, told = made(tmp_path)
     ours = [breakers.of(service, GPT) for service in ("core", "oracle", "vision", "weaver")]
-    other = breakers.of("core", "openai/gpt-4o-mini")
+    other = breakers.of("rag", "openai/gpt-4o-mini")
     breakers.hint(GPT, SECOND)
     assert told == []
     for breaker in (*ours, other):
