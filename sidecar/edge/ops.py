@@ -46,7 +46,7 @@ class OpsService(ops_pb2_grpc.OpsServiceServicer):
             return pb.GetStatusResponse(
                 version=VERSION,
                 uptime=duration(now - self._started),
-                providers=[self._provider(name, now) for name in sorted({*self._engine.settings.providers, *self._engine.providers})],
+                providers=[self._provider(name, now) for name in sorted({*self._engine.settings.providers, *self._connected()})],
                 calls_in_flight=len(self._calls),
                 draining=self._calls.draining,
                 environment=self._engine.settings.profile.name,
@@ -58,8 +58,8 @@ class OpsService(ops_pb2_grpc.OpsServiceServicer):
         status = pb.ProviderStatus(
             name=name,
             kind=(settings.kind or name) if settings is not None else name,
-            configured=name in self._engine.providers,
-            has_key=settings is not None and settings.api_key is not None,
+            configured=name in self._connected(),
+            has_key=settings is not None and settings.has_key,
         )
         record = self._engine.meter.providers.get(name)
         if record is not None:
@@ -71,22 +71,14 @@ class OpsService(ops_pb2_grpc.OpsServiceServicer):
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:  # noqa: N802
         async with Rescue(context, self._engine.meter.log):
             models = sorted(self._engine.catalog.models.values(), key=lambda m: (m.provider, m.id))
-            return pb.ListModelsResponse(models=[self._model(m) for m in models if request.provider in ("", m.provider)])
+            connected = self._connected()
+            return pb.ListModelsResponse(
+                models=[_model(m, is_available=m.provider in connected) for m in models if request.provider in ("", m.provider)]
+            )
 
-    def _model(self, model: Model) -> pb.Model:
-        return pb.Model(
-            name=model.id,
-            provider=model.provider,
-            available=model.provider in self._engine.providers,
-            context_tokens=model.context_tokens,
-            max_output_tokens=model.max_output_tokens,
-            capabilities=sorted(model.capabilities),
-            input_usd_per_million=_usd(model.prices.input) if model.prices.is_known else "",
-            output_usd_per_million=_usd(model.prices.output) if model.prices.is_known else "",
-            price_as_of=model.as_of.isoformat() if model.as_of else "",
-            retires_on=model.retires_on.isoformat() if model.retires_on else "",
-            successor=model.successor or "",
-        )
+    def _connected(self) -> set[str]:
+        """Providers that can be called, whatever the number of their endpoints."""
+        return {key.partition("#")[0] for key in self._engine.providers}
 
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:  # noqa: N802
         async with Rescue(context, self._engine.meter.log, self._engine.degradations) as rescue:
@@ -241,6 +233,22 @@ def _breaker(row: BreakerFacts) -> pb.BreakerStatus:
     if row.open_left_ns is not None:
         status.open_left.CopyFrom(duration(row.open_left_ns / 1e9))
     return status
+
+
+def _model(model: Model, *, is_available: bool) -> pb.Model:
+    return pb.Model(
+        name=model.id,
+        provider=model.provider,
+        available=is_available,
+        context_tokens=model.context_tokens,
+        max_output_tokens=model.max_output_tokens,
+        capabilities=sorted(model.capabilities),
+        input_usd_per_million=_usd(model.prices.input) if model.prices.is_known else "",
+        output_usd_per_million=_usd(model.prices.output) if model.prices.is_known else "",
+        price_as_of=model.as_of.isoformat() if model.as_of else "",
+        retires_on=model.retires_on.isoformat() if model.retires_on else "",
+        successor=model.successor or "",
+    )
 
 
 def _usd(pico_per_token: int) -> str:

@@ -12,9 +12,11 @@ from google.rpc.status_pb2 import Status
 
 from sidecar.edge.calls import Calls
 from sidecar.edge.ops import OpsService
+from sidecar.edge.rescue import Rescue
 from sidecar.edge.rpc import LLMService
 from sidecar.v1 import llm_pb2 as pb
 from sidecar.v1 import llm_pb2_grpc, ops_pb2, ops_pb2_grpc
+from sidecar.v1.errors_pb2 import Degradation
 from tests.unit.fakes import Bench
 
 ASKED = pb.GenerateRequest(prompt="hi", model="gpt-4o")
@@ -99,3 +101,25 @@ async def test_defect_is_told_and_logged_under_one_id(doors, capfdbinary, rpc):
     assert line["error"] in message
     assert line["raised_at"]
     assert len(doors.calls) == 0
+
+
+class Aborted(Exception):
+    """What gRPC raises once a status has been set."""
+
+
+class FakeContext:
+    """Takes the status that an RPC is ended with."""
+
+    async def abort(self, code, message, trailers):
+        self.status = Status.FromString(dict(trailers)["grpc-status-details-bin"])
+        raise Aborted
+
+
+@pytest.mark.parametrize("answered_by_models", [True, False])
+async def test_defect_before_any_call_has_the_usual_advice_where_a_model_would_answer(answered_by_models):
+    engine, context = Bench().engine, FakeContext()
+    with pytest.raises(Aborted):
+        async with Rescue(context, engine.meter.log, engine.degradations if answered_by_models else None):
+            raise ZeroDivisionError
+    advice = [Degradation.FromString(d.value) for d in context.status.details if d.Is(Degradation.DESCRIPTOR)]
+    assert [(a.action, a.language) for a in advice] == ([("retry_later", "en")] if answered_by_models else [])
