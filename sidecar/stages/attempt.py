@@ -25,22 +25,27 @@ async def attempt(engine: Engine, call: Call) -> None:
     turns = [_Turn(candidate) for candidate in call.candidates]
     most = engine.retries.most_attempts(call.service)
     failure: SidecarError | None = None
+    waits: list[int | None] = []  # that any candidate asked for: the shortest is told
     while turns and len(call.attempts) < most:
         await _wait_until(engine, turns[0].not_before)
         _require_time(engine, call)
         failed = await _ask(engine, call, turns)
-        if failed is None:
+        if not failed:
             return
-        turn, error = failed
         if call.sent and not may_restart(call):
-            raise error
-        rule = NEXT if isinstance(error, NotAsked) else engine.retries.rule(call.service, error)
-        if rule is None:
-            raise error
-        failure = _shortest_wait(failure, error)
-        if not _again(engine, call, turn, turns, rule, error):
-            _narrow(turn.candidate, turns, rule)
-    raise failure or InternalError("no candidate was tried")
+            raise failed[-1][1]  # whoever had begun to answer was the last to end
+        for turn, error in failed:
+            rule = NEXT if isinstance(error, NotAsked) else engine.retries.rule(call.service, error)
+            if rule is None or rule.then == "nobody":
+                raise error
+            waits.append(error.retry_after_ms)
+            failure = failure if failure is not None and isinstance(error, NotAsked) else error  # the last real one is told
+            if not _again(engine, call, turn, turns, rule, error):
+                _narrow(turn.candidate, turns, rule)
+    if failure is None:
+        raise InternalError("no candidate was tried")
+    failure.retry_after_ms = min((wait for wait in waits if wait is not None), default=None)
+    raise failure
 
 
 class _Turn:
@@ -59,8 +64,11 @@ class _Turn:
 _Failed = tuple[_Turn, SidecarError]
 
 
-async def _ask(engine: Engine, call: Call, turns: list[_Turn]) -> _Failed | None:
-    """One try of the first candidate or, where the node hedges, a race of the first two; they are taken out. Returns None for an answer."""
+async def _ask(engine: Engine, call: Call, turns: list[_Turn]) -> list[_Failed]:
+    """One try of the first candidate or, where the node hedges, a race of the first two; they are taken out.
+
+    Returns who failed and why, in the order of their ends; nobody: there is an answer.
+    """
     turn = turns.pop(0)
     after_s = _hedge_after_s(engine, call, turn, turns)
     _count_first(engine, turn)
@@ -69,8 +77,8 @@ async def _ask(engine: Engine, call: Call, turns: list[_Turn]) -> _Failed | None
     try:
         await Try(engine, call, turn.candidate, others=_untried(turns)).run()
     except SidecarError as error:
-        return turn, error
-    return None
+        return [(turn, error)]
+    return []
 
 
 def _count_first(engine: Engine, turn: _Turn) -> None:
@@ -128,22 +136,10 @@ def _narrow(failed: Candidate, turns: list[_Turn], rule: Rule) -> None:
     """Leave only those who may be asked after this failure."""
     model = failed.model
     match rule.then:
-        case "nobody":
-            turns.clear()
         case "other_endpoint":  # a refused key says nothing about another one, but what a caller may use is not to be found out elsewhere
             turns[:] = [t for t in turns if t.candidate.model.provider == model.provider and t.candidate.endpoint != failed.endpoint]
         case "other_model":
             turns[:] = [t for t in turns if (t.candidate.model.provider, t.candidate.model.name) != (model.provider, model.name)]
-
-
-def _shortest_wait(before: SidecarError | None, now: SidecarError) -> SidecarError:
-    """The error to tell when all fails: the last real one, with the shortest wait that any candidate asked for."""
-    if before is None:
-        return now
-    told = before if isinstance(now, NotAsked) and not isinstance(before, NotAsked) else now
-    waits = [w for w in (before.retry_after_ms, now.retry_after_ms) if w is not None]
-    told.retry_after_ms = min(waits) if waits else None
-    return told
 
 
 def _require_time(engine: Engine, call: Call) -> None:
@@ -170,10 +166,10 @@ def _hedge_after_s(engine: Engine, call: Call, turn: _Turn, turns: list[_Turn]) 
     return engine.latencies.p95(turn.candidate.target, streaming=call.send is not None)
 
 
-async def _race(engine: Engine, call: Call, first: _Turn, turns: list[_Turn], after_s: float) -> _Failed | None:
+async def _race(engine: Engine, call: Call, first: _Turn, turns: list[_Turn], after_s: float) -> list[_Failed]:
     """Ask the second candidate too when the first is silent for `after_s`: the first byte wins, the loser is cancelled, both are paid.
 
-    Returns None when one has answered; else the winner, or the last to fail if nobody has won, and why. A loser keeps its turn.
+    Returns as `_ask` does. A loser keeps its turn.
     """
     race = Race()
     loop = asyncio.get_running_loop()
@@ -192,15 +188,15 @@ async def _race(engine: Engine, call: Call, first: _Turn, turns: list[_Turn], af
             second = turns.pop(0)
             _count_first(engine, second)
             enter(second, others=_untried(turns))
-        return await _outcome(race, entered, turns)
+        return await _outcome(entered, turns)
     finally:
         for task in (*entered, begun):
             task.cancel()
         await asyncio.gather(*entered, begun, return_exceptions=True)  # their ends are on the call's list before it is settled
 
 
-async def _outcome(race: Race, entered: dict[asyncio.Task[None], _Turn], turns: list[_Turn]) -> _Failed | None:
-    failed: _Failed | None = None
+async def _outcome(entered: dict[asyncio.Task[None], _Turn], turns: list[_Turn]) -> list[_Failed]:
+    failed: list[_Failed] = []
     running = set(entered)
     while running:
         done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -210,9 +206,8 @@ async def _outcome(race: Race, entered: dict[asyncio.Task[None], _Turn], turns: 
                 continue
             error = task.exception()
             if error is None:
-                return None
+                return []
             if not isinstance(error, SidecarError):
                 raise error
-            if failed is None or not isinstance(error, NotAsked):
-                failed = entered[task], error
+            failed.append((entered[task], error))
     return failed

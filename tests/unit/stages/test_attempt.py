@@ -78,6 +78,18 @@ async def test_wait_that_a_provider_asks_for_is_kept():
     assert bench.openai.asked_at[1] - bench.openai.asked_at[0] >= 0.12
 
 
+async def test_earlier_shorter_wait_does_not_hurry_a_retry():
+    bench = alone(
+        [
+            (errors.ProviderRateLimited("slow down", status=429, retry_after_ms=10),),
+            (errors.ProviderRateLimited("slower", status=429, retry_after_ms=200),),
+            (Chunk(text="a"), DONE),
+        ]
+    )
+    await bench.run()
+    assert bench.openai.asked_at[2] - bench.openai.asked_at[1] >= 0.2
+
+
 # --- who next -------------------------------------------------------------------------------------------------------------------
 
 
@@ -279,3 +291,10 @@ async def test_without_a_figure_of_its_own_the_p95_is_waited_for():
         assert outcomes(await bench.run()) == [("openai", "ok")]
     call = await bench.run()
     assert sorted(outcomes(call)) == [("anthropic", "ok"), ("openai", "HEDGED")]
+
+
+async def test_every_failure_of_a_race_counts():
+    bench = hedging([(0.1, errors.ProviderRejected("no", status=400))], [(0.15, errors.ProviderUnavailable("down", status=503))])
+    with pytest.raises(errors.ProviderRejected):
+        await bench.run()
+    assert (len(bench.openai.asks), len(bench.anthropic.asks)) == (1, 1)
