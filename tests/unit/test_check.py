@@ -100,6 +100,22 @@ def test_a_missing_sdk_is_named_with_the_way_to_install_it(capsys: Output, monke
     assert "error   provider google: needs the package google.genai: pip install 'llm-sidecar[google]'" in lines
 
 
+def test_plans_that_leave_their_callers_alone_are_told(capsys: Output) -> None:
+    alone = "plan free: allows gpt-4o-mini alone, so its callers have no fallback; gemini-2.5-flash: provider google cannot be called"
+    assert f"note    {alone}" in run(capsys, {"OPENAI_API_KEY": "o"})[1]
+    assert not any(" plan " in line.partition(":")[0] for line in run(capsys, ALL)[1])
+    status, lines = run(capsys, {"OPENAI_API_KEY": "o", "SIDECAR_PLANS__GOLD__MODELS": "gemini-2.5-flash,claude-sonnet-4"})
+    assert status == 0
+    gold = "warning plan gold: allows nothing that can be called, so its callers get no answer; gemini-2.5-flash: provider google "
+    assert any(line.startswith(gold) for line in lines)
+
+
+def test_endpoints_with_keys_are_a_key(capsys: Output) -> None:
+    _, lines = run(capsys, {"SIDECAR_PROVIDERS__OPENAI__ENDPOINTS__EU__API_KEY": "hush-o"})
+    assert not any("provider openai" in line and "no key" in line for line in lines)
+    assert lines[-1].endswith("providers configured: openai")
+
+
 def test_names_that_fit_nothing_are_noted(capsys: Output) -> None:
     _, lines = run(capsys, ALL | {"ORACEL_LLM_MODEL": "gpt-4o", "MODEL_RAG_ANSWER": "gpt-4o"})
     known = "core, oracle, synapse, vision, weaver"

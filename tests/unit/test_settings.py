@@ -192,6 +192,35 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
     assert "hush" not in repr(settings)
 
 
+def test_an_endpoint_has_what_its_provider_has_where_it_says_nothing(tmp_path: Path) -> None:
+    text = """
+[providers.openai]
+api_key = "hush-0"
+headers = { X-Team = "a", X-Region = "none" }
+connect_timeout_ms = 700
+[providers.openai.endpoints.eu]
+base_url = "http://eu/v1"
+headers = { X-Region = "hush-2" }
+"""
+    openai = from_text(tmp_path, text, SIDECAR_PROVIDERS__OPENAI__ENDPOINTS__KEY2__API_KEY="hush-1").providers["openai"]
+    eu, key2 = openai.at("eu"), openai.at("key2")
+    assert (eu.name, eu.kind, eu.api_key, eu.base_url, eu.connect_timeout_ms) == ("openai#eu", "openai", "hush-0", "http://eu/v1", 700)
+    assert eu.headers == {"X-Team": "a", "X-Region": "hush-2"}
+    assert (key2.name, key2.api_key, key2.base_url, key2.headers) == ("openai#key2", "hush-1", None, openai.headers)
+    assert "hush" not in repr((openai, openai.endpoints, eu))
+
+
+def test_a_provider_is_configured_when_its_endpoints_are() -> None:
+    keyed = load(None, {"SIDECAR_PROVIDERS__OPENAI__ENDPOINTS__EU__API_KEY": "k"})
+    assert keyed.configured == frozenset({"openai"})
+    assert keyed.providers["openai"].has_key
+    without = load(None, {"SIDECAR_PROVIDERS__OPENAI__ENDPOINTS__EU__WEIGHT": "2"})
+    assert without.configured == frozenset()
+    assert not without.providers["openai"].has_key
+    servers = load(None, {"SIDECAR_PROVIDERS__VLLM__ENDPOINTS__ONE__BASE_URL": "http://one/v1"})
+    assert servers.configured == frozenset({"vllm"})
+
+
 @pytest.mark.parametrize("content", [b"\xff", "folder"])
 def test_what_cannot_be_read_is_told(tmp_path: Path, content: bytes | str) -> None:
     file = tmp_path / "settings.toml"
