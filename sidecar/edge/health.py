@@ -1,4 +1,4 @@
-"""gRPC health (grpc.health.v1): is the sidecar of use, a provider, a node.
+"""gRPC health (grpc.health.v1): is the sidecar of use, a provider, a node; and what GetStatus shows of the same.
 
     ""  sidecar.v1.LLMService  sidecar.v1.OpsService    SERVING while it takes calls and every node in use has a candidate left
     provider:NAME                                       NOT_SERVING while that provider is down, or cannot be called at all
@@ -17,7 +17,9 @@ from grpc_health.v1 import health_pb2_grpc
 
 from sidecar.edge.calls import Calls
 from sidecar.edge.rescue import Context
+from sidecar.edge.wire import duration
 from sidecar.engine import Engine
+from sidecar.v1 import ops_pb2
 
 _LOOK_AGAIN_S = 5.0  # a watcher looks by itself too: what is known of a provider grows old without any event
 
@@ -73,3 +75,36 @@ class HealthService(health_pb2_grpc.HealthServicer):
 def _status(is_serving: bool | None) -> int:
     answer = pb.HealthCheckResponse
     return answer.SERVICE_UNKNOWN if is_serving is None else answer.SERVING if is_serving else answer.NOT_SERVING
+
+
+_STATES = {
+    "unknown": ops_pb2.HEALTH_UNSPECIFIED,
+    "up": ops_pb2.HEALTH_UP,
+    "degraded": ops_pb2.HEALTH_DEGRADED,
+    "down": ops_pb2.HEALTH_DOWN,
+}
+
+
+def set_health(status: ops_pb2.ProviderStatus, engine: Engine) -> None:
+    """Fill in how the provider and each of its endpoints fares."""
+    now_ns = engine.clock_ns()
+    found = engine.health.of_provider(status.name, now_ns)
+    status.health, status.health_source = _STATES[found.state], found.source
+    settings = engine.settings.providers.get(status.name)
+    if settings is None or not settings.endpoints:
+        return
+    aside = {one.key: one for one in engine.endpoints.listing(now_ns)}
+    for name, endpoint in settings.endpoints.items():
+        shown = status.endpoints.add(name=name, weight=endpoint.weight)
+        shown.health = _STATES[engine.health.of(status.name, name, now_ns).state]
+        if (one := aside.get(f"{status.name}#{name}")) is not None:
+            shown.set_aside = one.reason
+            shown.set_aside_left.CopyFrom(duration(one.left_ns / 1e9))
+
+
+def node_statuses(engine: Engine) -> list[ops_pb2.NodeStatus]:
+    """The nodes in use."""
+    return [
+        ops_pb2.NodeStatus(name=node.name, candidates_left=node.left, candidates=node.candidates)
+        for node in engine.health.nodes(engine.clock_ns())
+    ]

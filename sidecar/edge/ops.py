@@ -10,6 +10,7 @@ from sidecar import VERSION
 from sidecar.call import Call, Candidate
 from sidecar.catalog import Model
 from sidecar.edge.calls import Calls
+from sidecar.edge.health import node_statuses, set_health
 from sidecar.edge.rescue import Context, Rescue
 from sidecar.edge.rpc import either_request, make_call
 from sidecar.edge.wire import duration, set_cost
@@ -50,7 +51,8 @@ class OpsService(ops_pb2_grpc.OpsServiceServicer):
                 calls_in_flight=len(self._calls),
                 draining=self._calls.draining,
                 environment=self._engine.settings.profile.name,
-                notices=self._notices,
+                notices=[*self._notices, *self._engine.health.notices.values()],
+                nodes=node_statuses(self._engine),
             )
 
     def _provider(self, name: str, now: float) -> pb.ProviderStatus:
@@ -66,6 +68,7 @@ class OpsService(ops_pb2_grpc.OpsServiceServicer):
             status.attempts, status.failures, status.last_error = record.attempts, record.failures, record.last_error
             if record.last_error:
                 status.last_error_age.CopyFrom(duration(now - record.last_error_at))
+        set_health(status, self._engine)
         return status
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:  # noqa: N802
