@@ -144,7 +144,9 @@ class OpsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListEvents(self, request, context):
-        """ListEvents lists what happened lately, newest first: breakers that changed, keys and models set aside, alerts. It always answers OK.
+        """ListEvents lists what happened lately, newest first: breakers that changed, keys and models set aside, alerts.
+
+        INVALID_ARGUMENT: the limit is negative.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,6 +156,8 @@ class OpsServiceServicer:
         """SetPreference stores the model that a user prefers, where their plan allows it.
 
         INVALID_ARGUMENT: a field is missing, or no such model. PERMISSION_DENIED: the plan stores no preferences, or has not this model.
+        UNAVAILABLE (STORE_FAILED): it could not be written, and nothing has changed. At most 100,000 are kept: beyond that the one first set
+        the longest ago is forgotten, and an event of kind `alert` says so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -167,7 +171,8 @@ class OpsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeletePreference(self, request, context):
-        """DeletePreference forgets it. It answers OK also when there was none. INVALID_ARGUMENT: a field is missing.
+        """DeletePreference forgets it. It answers OK also when there was none. INVALID_ARGUMENT: a field is missing. UNAVAILABLE
+        (STORE_FAILED): it could not be written, and nothing has changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

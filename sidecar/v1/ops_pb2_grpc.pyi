@@ -59,16 +59,23 @@ class OpsServiceStub:
     NOT_FOUND: no breaker of that service and target is in use. INVALID_ARGUMENT: no state was named.
     """
     ListEvents: _grpc.UnaryUnaryMultiCallable[_ops_pb2.ListEventsRequest, _ops_pb2.ListEventsResponse]
-    """ListEvents lists what happened lately, newest first: breakers that changed, keys and models set aside, alerts. It always answers OK."""
+    """ListEvents lists what happened lately, newest first: breakers that changed, keys and models set aside, alerts.
+
+    INVALID_ARGUMENT: the limit is negative.
+    """
     SetPreference: _grpc.UnaryUnaryMultiCallable[_ops_pb2.SetPreferenceRequest, _ops_pb2.SetPreferenceResponse]
     """SetPreference stores the model that a user prefers, where their plan allows it.
 
     INVALID_ARGUMENT: a field is missing, or no such model. PERMISSION_DENIED: the plan stores no preferences, or has not this model.
+    UNAVAILABLE (STORE_FAILED): it could not be written, and nothing has changed. At most 100,000 are kept: beyond that the one first set
+    the longest ago is forgotten, and an event of kind `alert` says so.
     """
     GetPreference: _grpc.UnaryUnaryMultiCallable[_ops_pb2.GetPreferenceRequest, _ops_pb2.GetPreferenceResponse]
     """GetPreference says which model a user prefers, and from which they may choose. INVALID_ARGUMENT: a field is missing."""
     DeletePreference: _grpc.UnaryUnaryMultiCallable[_ops_pb2.DeletePreferenceRequest, _ops_pb2.DeletePreferenceResponse]
-    """DeletePreference forgets it. It answers OK also when there was none. INVALID_ARGUMENT: a field is missing."""
+    """DeletePreference forgets it. It answers OK also when there was none. INVALID_ARGUMENT: a field is missing. UNAVAILABLE
+    (STORE_FAILED): it could not be written, and nothing has changed.
+    """
 
 @_typing.type_check_only
 class OpsServiceAsyncStub(OpsServiceStub):
@@ -101,16 +108,23 @@ class OpsServiceAsyncStub(OpsServiceStub):
     NOT_FOUND: no breaker of that service and target is in use. INVALID_ARGUMENT: no state was named.
     """
     ListEvents: _aio.UnaryUnaryMultiCallable[_ops_pb2.ListEventsRequest, _ops_pb2.ListEventsResponse]  # type: ignore[assignment]
-    """ListEvents lists what happened lately, newest first: breakers that changed, keys and models set aside, alerts. It always answers OK."""
+    """ListEvents lists what happened lately, newest first: breakers that changed, keys and models set aside, alerts.
+
+    INVALID_ARGUMENT: the limit is negative.
+    """
     SetPreference: _aio.UnaryUnaryMultiCallable[_ops_pb2.SetPreferenceRequest, _ops_pb2.SetPreferenceResponse]  # type: ignore[assignment]
     """SetPreference stores the model that a user prefers, where their plan allows it.
 
     INVALID_ARGUMENT: a field is missing, or no such model. PERMISSION_DENIED: the plan stores no preferences, or has not this model.
+    UNAVAILABLE (STORE_FAILED): it could not be written, and nothing has changed. At most 100,000 are kept: beyond that the one first set
+    the longest ago is forgotten, and an event of kind `alert` says so.
     """
     GetPreference: _aio.UnaryUnaryMultiCallable[_ops_pb2.GetPreferenceRequest, _ops_pb2.GetPreferenceResponse]  # type: ignore[assignment]
     """GetPreference says which model a user prefers, and from which they may choose. INVALID_ARGUMENT: a field is missing."""
     DeletePreference: _aio.UnaryUnaryMultiCallable[_ops_pb2.DeletePreferenceRequest, _ops_pb2.DeletePreferenceResponse]  # type: ignore[assignment]
-    """DeletePreference forgets it. It answers OK also when there was none. INVALID_ARGUMENT: a field is missing."""
+    """DeletePreference forgets it. It answers OK also when there was none. INVALID_ARGUMENT: a field is missing. UNAVAILABLE
+    (STORE_FAILED): it could not be written, and nothing has changed.
+    """
 
 class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
     """What operators call. Nothing here shows a key, a prompt or an answer. Any call may end in INTERNAL: a defect of the sidecar; report it
@@ -182,7 +196,10 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ops_pb2.ListEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ops_pb2.ListEventsResponse, _abc.Awaitable[_ops_pb2.ListEventsResponse]]:
-        """ListEvents lists what happened lately, newest first: breakers that changed, keys and models set aside, alerts. It always answers OK."""
+        """ListEvents lists what happened lately, newest first: breakers that changed, keys and models set aside, alerts.
+
+        INVALID_ARGUMENT: the limit is negative.
+        """
 
     @_abc_1.abstractmethod
     def SetPreference(
@@ -193,6 +210,8 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
         """SetPreference stores the model that a user prefers, where their plan allows it.
 
         INVALID_ARGUMENT: a field is missing, or no such model. PERMISSION_DENIED: the plan stores no preferences, or has not this model.
+        UNAVAILABLE (STORE_FAILED): it could not be written, and nothing has changed. At most 100,000 are kept: beyond that the one first set
+        the longest ago is forgotten, and an event of kind `alert` says so.
         """
 
     @_abc_1.abstractmethod
@@ -209,6 +228,8 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ops_pb2.DeletePreferenceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ops_pb2.DeletePreferenceResponse, _abc.Awaitable[_ops_pb2.DeletePreferenceResponse]]:
-        """DeletePreference forgets it. It answers OK also when there was none. INVALID_ARGUMENT: a field is missing."""
+        """DeletePreference forgets it. It answers OK also when there was none. INVALID_ARGUMENT: a field is missing. UNAVAILABLE
+        (STORE_FAILED): it could not be written, and nothing has changed.
+        """
 
 def add_OpsServiceServicer_to_server(servicer: OpsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
