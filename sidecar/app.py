@@ -36,6 +36,7 @@ from sidecar.edge.probes import application
 from sidecar.edge.rpc import LLMService
 from sidecar.engine import Engine
 from sidecar.errors import SettingsError, SidecarError, StoreFailed
+from sidecar.names import new_event_loop
 from sidecar.observe import Log, Meter, Metrics
 from sidecar.pipeline import run
 from sidecar.policies.admission import Admission
@@ -73,21 +74,13 @@ def serve(settings: Settings) -> int:
     Raises SettingsError where settings contradict what is known about models and nodes.
     """
     try:
-        with _runner() as runner:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
             return runner.run(_serve(settings))
     except StartError as error:
         print(f"sidecar: {error}", file=sys.stderr)  # noqa: T201
         return 1
     except KeyboardInterrupt:
         return 130
-
-
-def _runner() -> asyncio.Runner:
-    try:
-        import uvloop
-    except ImportError:  # not built for every platform
-        return asyncio.Runner()
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 async def _serve(settings: Settings) -> int:
