@@ -6,7 +6,8 @@
     │   ├── UnknownModel            no model of that name
     │   ├── UnsupportedFeature      no candidate can do what was asked (images, tools, strict schema, ...)
     │   ├── PromptTooLong           the prompt does not fit the context of any candidate
-    │   ├── NotAllowed              the user's plan does not have what was asked for
+    │   ├── NotAllowed              the user's plan, or the caller's token, does not have what was asked for
+    │   ├── Unauthenticated         the call came without a token that the sidecar knows
     │   └── UnknownBreaker          no circuit breaker of that service and target is in use
     ├── Refused                     the sidecar said no before any provider was asked
     │   ├── BudgetExceeded          an account has not enough left
@@ -85,6 +86,10 @@ class PromptTooLong(RequestError):
 
 class NotAllowed(RequestError):
     reason = "NOT_ALLOWED"
+
+
+class Unauthenticated(RequestError):
+    reason = "UNAUTHENTICATED"
 
 
 class UnknownBreaker(RequestError):
@@ -175,10 +180,13 @@ class ProviderUnavailable(ProviderError):
 
 
 class ProviderTimeout(ProviderError):
-    """`first_token`: of a stream nothing had come yet, not even its first token."""
+    """`first_token`: of a stream nothing had come yet, not even its first token. `hurried`: the caller's time was short, not the
+    provider slow.
+    """
 
     reason = "PROVIDER_TIMEOUT"
     first_token = False
+    hurried = False
 
 
 class ProviderAuthFailed(ProviderError):

@@ -200,7 +200,7 @@ class Try:
                 self._vectors = reply = await provider.embed(ask)
                 self._observe(reply.head)
         except TimeoutError:
-            raise ProviderTimeout(f"{provider.name} did not answer within {until - began:.1f} s") from None
+            raise self._too_slow(self._now() - began, until - began < answer_s) from None
         if len(reply.vectors) != len(request.inputs):
             self._vectors = None
             raise ProviderGarbled(f"{provider.name} answered {len(reply.vectors)} vectors for {len(request.inputs)} inputs")
@@ -257,7 +257,8 @@ class Try:
             with silence:
                 await candidate.provider.generate(_written(call, candidate, request), emit)
         except TimeoutError:
-            raise self._too_slow(now() - began, begun=begun, headed=headed, is_whole=now() >= whole - 0.01) from None
+            is_shared = first < min(whole, began + first_s if streaming else inf)
+            raise self._too_slow(now() - began, is_shared, begun=begun, headed=headed, is_whole=now() >= whole - 0.01) from None
         answer.prove(candidate.model.provider, may_be_empty=bool(request.stop))
         if strict and answer.finish not in _NO_ANSWER and call.response_format is not None and call.response_format.schema is not None:
             schemas.require_fit(answer.text, call.response_format.schema, candidate.model.id)
@@ -281,16 +282,22 @@ class Try:
         streaming = self._call.send is not None
         self._engine.latencies.add(self._candidate.target, now - self._asked_at, streaming=streaming)
 
-    def _too_slow(self, seconds: float, *, begun: bool, headed: bool, is_whole: bool) -> ProviderTimeout:
-        name = self._candidate.model.provider
-        if self._call.send is None:
-            return ProviderTimeout(f"{name} did not answer within {seconds:.1f} s")
-        if begun:
-            _, idle_s, _ = self._limits()
-            what = f"had not ended its answer after {seconds:.1f} s" if is_whole else f"sent nothing for {idle_s:.1f} s"
-            return ProviderTimeout(f"{name} {what}")
-        error = ProviderTimeout(f"{name} sent {'no first token' if headed else 'no headers'} within {seconds:.1f} s")
-        error.first_token = True
+    def _too_slow(
+        self, seconds: float, is_shared: bool, *, begun: bool = False, headed: bool = False, is_whole: bool = False
+    ) -> ProviderTimeout:
+        """`is_shared`: the time was cut short for the next candidate's sake."""
+        streaming = self._call.send is not None
+        if not streaming:
+            what = f"did not answer within {seconds:.1f} s"
+        elif not begun:
+            what = f"sent {'no first token' if headed else 'no headers'} within {seconds:.1f} s"
+        elif is_whole:
+            what = f"had not ended its answer after {seconds:.1f} s"
+        else:
+            what = f"sent nothing for {self._limits()[1]:.1f} s"
+        error = ProviderTimeout(f"{self._candidate.model.provider} {what}")
+        error.first_token = streaming and not begun
+        error.hurried = is_shared and not begun and seconds * 1000 < self._engine.settings.timeouts.blame_ms
         return error
 
     async def _send_on(self, chunks: Sequence[Chunk]) -> None:

@@ -171,6 +171,8 @@ def wait_ms(rule: Rule, error: SidecarError, retry: int, random: Callable[[], fl
 
 def counts_against(error: SidecarError) -> bool:
     """Does this failure say that the model is unwell? A caller's own error, a refused key, an empty account, a wrong name does not."""
+    if isinstance(error, ProviderTimeout) and error.hurried:
+        return False
     return isinstance(error, ProviderError) and not isinstance(
         error, ProviderRejected | ProviderAuthFailed | ProviderContextExceeded | ProviderQuotaExhausted | ProviderModelUnknown
     )

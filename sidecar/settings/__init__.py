@@ -10,6 +10,9 @@
     [retries.FAILURE]   what to do after a failed attempt; FAILURE is rate_limited, unavailable, garbled, stream_cut, timeout (of a whole
                         answer or between its pieces), first_token or schema_violated
     [tiers]             the cheap, the standard and the strong model, for calls that say how hard they are
+    [http]              the HTTP door: address, limits, streams, browsers' origins
+    [tls]               certificate of both doors, and of whom they let in
+    [auth]              tokens of callers and operators             SIDECAR_AUTH__TOKENS__ORACLE__SHA256=...
     [catalog] [timeouts] [limits] [admission] [health] [redis] [logging] [tracing]
 
 A variable's name is `SIDECAR_`, then the key path in upper case with `__` between its parts; what is no letter or digit in a name is
@@ -51,6 +54,13 @@ Url = Annotated[
     ),
 ]
 Key = Annotated[str, Meta(pattern=r"^[!-~]+$", description="a key: printable ASCII without spaces or line breaks")]
+Sha256 = Annotated[
+    str, Meta(pattern=r"^[0-9a-f]{64}$", description="the SHA-256 of a token, 64 hex digits: printf %s TOKEN | sha256sum")
+]
+Origin = Annotated[
+    str, Meta(pattern=r"^https?://[a-z0-9.\[\]:-]+$", description='an origin as browsers send it, like "https://oracle.example.com"')
+]
+Bytes = Annotated[int, Meta(ge=1024, le=1_073_741_824)]
 HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", description="a header name")]
 HeaderValue = Annotated[str, Meta(pattern=r"^[ -~]*$", description="printable ASCII text")]
 Milliseconds = Annotated[int, Meta(ge=1, le=3_600_000)]
@@ -72,7 +82,7 @@ FailureName = Literal["rate_limited", "unavailable", "garbled", "stream_cut", "t
 
 
 class Server(Struct, frozen=True):
-    """The sidecar's own doors. Only loopback addresses and the Unix socket are allowed as long as there is no TLS and no token.
+    """The gRPC door and the operations port. Other addresses than loopback need [tls] or [auth], the operations port's apart.
 
     `data_dir` holds the models that users prefer, and nothing else yet.
     """
@@ -81,11 +91,67 @@ class Server(Struct, frozen=True):
     socket: str = ""  # path of a Unix socket to listen on as well, for whoever can enter its folder (mode 0666); "": none
     ops_listen: Address = "127.0.0.1:9090"  # metrics and probes; may be any address; "": off
     grace_ms: Annotated[int, Meta(ge=0, le=3_600_000)] = 30_000  # how long calls in flight may go on after SIGTERM
-    max_message_bytes: Annotated[int, Meta(ge=1024, le=1_073_741_824)] = 32 * 1024 * 1024  # one gRPC message, images included
+    max_message_bytes: Annotated[int, Meta(ge=1024, le=1_073_741_824)] = 32 * 1024 * 1024  # one request by either door, images included
     max_prompt_bytes: Annotated[int, Meta(ge=1024, le=1_073_741_824)] = 4 * 1024 * 1024  # all text of one request
     reflection: bool = True
     data_dir: str | None = None  # what must outlive the process goes here; None: it is kept in memory only
     language: Literal["en", "ko"] = "en"  # of messages for people, where the caller's metadata `accept-language` names neither
+
+
+class Http(Struct, frozen=True):
+    """The HTTP door. Browsers may call from `allowed_origins` only; a request that names another origin is refused before it is read."""
+
+    listen: Address = "127.0.0.1:8080"  # port 0: any free one; "": off
+    allowed_origins: tuple[Origin, ...] = ()
+    heartbeat_ms: Milliseconds = 15_000  # an event stream that was silent for so long says something, for proxies to see that it lives
+    retry_ms: Milliseconds = 1_000  # what event streams tell clients to wait before they come back
+    resume_ms: Annotated[int, Meta(ge=0, le=3_600_000)] = 30_000  # a stream whose client can resume it lives on so long without a client
+    resume_bytes: Bytes = 256 * 1024  # the last events of such a stream, for a client that comes back
+    header_ms: Milliseconds = 10_000  # from a connection's, or a request's, first byte to the last of its header
+    body_ms: Milliseconds = 30_000  # from there to the last byte of the body
+    idle_ms: Milliseconds = 75_000  # a connection without a request
+    max_header_bytes: Annotated[int, Meta(ge=1024, le=1_048_576)] = 16_384  # a request's line, and each of its headers
+    max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 4_096
+
+
+class Tls(Struct, frozen=True):
+    """TLS of both doors, the Unix socket apart. PEM files, read again for each new connection after they have changed.
+
+    With `client_ca_file` callers have to show a certificate of that authority.
+    """
+
+    cert_file: str = ""  # the certificate, and those between it and its authority; "": no TLS
+    key_file: str = ""
+    client_ca_file: str = ""
+
+
+class Token(Struct, frozen=True):
+    """One caller's token, by its hash, and who its calls are from: what is not set the caller may say."""
+
+    sha256: Sha256
+    service: str = ""
+    node: str = ""
+    tenant: str = ""
+    user: str = ""
+    plan: str = ""
+    run: str = ""
+    agent: str = ""
+
+    def __repr__(self) -> str:
+        return f"Token(tenant={self.tenant!r}, service={self.service!r})"
+
+
+class Auth(Struct, frozen=True):
+    """Tokens, `authorization: Bearer TOKEN` by either door. With any of `tokens` every call needs one; OpsService has its own.
+
+    A token should be random, 128 bits or more (`openssl rand -hex 32`): hashes of words can be guessed.
+    """
+
+    tokens: Mapping[Name, Token] = {}
+    ops_sha256: Sha256 | None = None  # of OpsService; None: it is open, or, where there are `tokens`, closed to all
+
+    def __repr__(self) -> str:
+        return f"Auth(tokens={list(self.tokens)}, ops={'hidden' if self.ops_sha256 else 'none'})"
 
 
 class Profile(Struct, frozen=True):
@@ -304,6 +370,7 @@ class Timeouts(Struct, frozen=True):
     answer_ms: Milliseconds = 30_000  # an answer that is not streamed, as a whole
     total_ms: Milliseconds = 60_000
     first_share: Share = 0.6  # of the time that is left, what one try may be silent for while another candidate is untried
+    blame_ms: Milliseconds = 1_000  # a silence that a caller's short time ended sooner than this does not count against the model
 
 
 class Retries(Struct, frozen=True):
@@ -384,6 +451,9 @@ class Tables(Struct, frozen=True):
     """The tables a settings file may have."""
 
     server: Server = Server()
+    http: Http = Http()
+    tls: Tls = Tls()
+    auth: Auth = Auth()
     profile: Profile = Profile()
     providers: Mapping[Name, ProviderSettings] = {}
     services: Mapping[Name, Service] = {}

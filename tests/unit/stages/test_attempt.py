@@ -298,3 +298,13 @@ async def test_every_failure_of_a_race_counts():
     with pytest.raises(errors.ProviderRejected):
         await bench.run()
     assert (len(bench.openai.asks), len(bench.anthropic.asks)) == (1, 1)
+
+
+async def test_callers_in_a_hurry_open_no_breaker():
+    bench = Bench([(30,)])
+    for _ in range(4):
+        assert outcomes(await bench.run(seconds=0.2))[0] == ("openai", "PROVIDER_TIMEOUT")
+    patient = Bench([(30,)], SIDECAR_TIMEOUTS__BLAME_MS="50")
+    for _ in range(3):
+        await patient.run(seconds=0.2)
+    assert outcomes(await patient.run(seconds=0.2)) == [("anthropic", "ok")]
