@@ -155,10 +155,10 @@ class Try:
     def _set_aside(self, error: SidecarError, now_ns: int) -> None:
         """A refused key, an empty account, a model that is gone: others go first until that may have changed."""
         candidate = self._candidate
-        if isinstance(error, ProviderAuthFailed):
+        if isinstance(error, ProviderAuthFailed) and error.status != 403:
             key = candidate.target.partition("/")[0]
-        elif isinstance(error, ProviderQuotaExhausted | ProviderModelUnknown):
-            key = candidate.target
+        elif isinstance(error, ProviderAuthFailed | ProviderQuotaExhausted | ProviderModelUnknown):
+            key = candidate.target  # 403 is mostly about one model or feature that this key may not use
         else:
             return
         wait_ms = max(error.retry_after_ms or 0, self._engine.settings.retries.set_aside_ms)

@@ -34,6 +34,7 @@ async def attempt(engine: Engine, call: Call) -> None:
             return
         if call.sent and not may_restart(call):
             raise failed[-1][1]  # whoever had begun to answer was the last to end
+        final: list[tuple[Candidate, Rule]] = []
         for turn, error in failed:
             rule = NEXT if isinstance(error, NotAsked) else engine.retries.rule(call.service, error)
             if rule is None or rule.then == "nobody":
@@ -41,7 +42,9 @@ async def attempt(engine: Engine, call: Call) -> None:
             waits.append(error.retry_after_ms)
             failure = failure if failure is not None and isinstance(error, NotAsked) else error  # the last real one is told
             if not _again(engine, call, turn, turns, rule, error):
-                _narrow(turn.candidate, turns, rule)
+                final.append((turn.candidate, rule))
+        for candidate, rule in final:  # last, since what one of a race says may hold for the other one's next try too
+            _narrow(candidate, turns, rule)
     if failure is None:
         raise InternalError("no candidate was tried")
     failure.retry_after_ms = min((wait for wait in waits if wait is not None), default=None)
@@ -160,6 +163,8 @@ def _hedge_after_s(engine: Engine, call: Call, turn: _Turn, turns: list[_Turn]) 
     """How long this candidate may be silent before the next one is asked beside it; None: no race."""
     node = call.node
     if node is None or not node.hedge or call.operation == "embed" or turn.retries or not turns or turns[0].is_tried:
+        return None
+    if len(call.attempts) + 2 > engine.retries.most_attempts(call.service):
         return None
     if node.hedge_after_ms is not None:
         return node.hedge_after_ms / 1000
