@@ -1,13 +1,14 @@
 # make run    set up, start the sidecar with the built-in echo, show it working, go on serving
 # make test   set up what the tests need and run all of them
 # make bench  measure, and print the table of tests/bench/RESULTS.md anew
+# make conduct  what callers see for each fault of each provider: tests/conduct/CONDUCT.md anew
 # make check  format, lint, types, layers, the seam to Rust, the contract
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust_core -name '*.rs' -o -name '*.toml' -o -path 'rust_core/data/*')
 
-.PHONY: run test bench check format constraints rust python clean
+.PHONY: run test bench conduct check format constraints rust python clean
 
 run: .venv/.run
 	@$(BIN)/python tools/demo.py
@@ -23,6 +24,9 @@ python: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/python -m tests.bench
+
+conduct: .venv/.dev
+	$(BIN)/python -m tests.conduct
 
 check: .venv/.dev
 	cargo fmt --all --check

@@ -356,6 +356,8 @@ def _meaning(status: int, error: _Error, code: str) -> type[ProviderError]:
     kind = _KINDS.get(error.type)
     meant = by_words(429 if kind is ProviderRateLimited else status, error.message) if kind in _BROAD else None
     meaning = meant or kind
+    if meaning is ProviderUnavailable and by_status(status) is ProviderTimeout:
+        return ProviderTimeout  # "an API error" is what the number says better
     if meaning is not None:
         return meaning
     return ProviderUnavailable if status < 300 and error.type else by_status(status)  # an error event of a type unknown here

@@ -114,6 +114,8 @@ def classify(status: int, code: str, kind: str, message: str) -> type[ProviderEr
     """The class for `error.code`, `error.type` and `error.message`; `status` decides only where they are silent."""
     said = next((_WORDS[word] for word in (code.lower(), kind.lower()) if word in _WORDS), None)
     # A rate limit's words tell a moment's from a day's and from a request that is larger than a minute's allowance.
+    if said is ProviderUnavailable and by_status(status) is ProviderTimeout:
+        return ProviderTimeout  # "a server's error" is what the number says better
     if said is not None and said is not ProviderRateLimited:
         return said
     meant = by_words(429 if said else status, message)

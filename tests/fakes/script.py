@@ -38,8 +38,9 @@ class Say(Struct, frozen=True):
 
     `finish` is stop, length, tool_calls, content_filter or refusal; `raw_finish` replaces the provider's word for it. `cut` breaks the
     stream after `cut_after` pieces by a `reset` connection or by a clean `close`; or it leaves out the finish reason (`no_finish`) or the
-    protocol's own end (`no_end`). `error_after` sends an in-band error event after so many pieces. `gate` holds the answer before piece
-    `hold_after` until the test sets it. `split` writes the body in slices of so many bytes, wherever they fall.
+    protocol's own end (`no_end`). `error_after` sends an error under HTTP 200 after so many pieces (0: in place of the answer), `error` in
+    the provider's words. `gate` holds the answer before piece `hold_after` until the test sets it. `split` writes the body in slices of
+    so many bytes, wherever they fall.
     """
 
     pieces: tuple[str, ...] = ("Hello", ", ", "world", "!")
@@ -53,6 +54,7 @@ class Say(Struct, frozen=True):
     cut: Cut = ""
     cut_after: int = 1
     error_after: int | None = None
+    error: Fail | None = None
     gate: asyncio.Event | None = None
     hold_after: int = 0
     unknown_events: bool = False
@@ -65,11 +67,20 @@ class Say(Struct, frozen=True):
 
 
 class Vectors(Struct, frozen=True):
-    """Embeddings of `size` numbers unless the request says how many. `missing` vectors are left out at the end."""
+    """Embeddings of `size` numbers unless the request says how many. `missing` vectors are left out at the end, `extra` ones added.
+
+    The last one is `empty`, shorter than the others (`ragged`), or holds a figure that is not a number (`nan`); `twice` gives all the same
+    index.
+    """
 
     size: int = 8
     missing: int = 0
+    extra: int = 0
     backwards: bool = False
+    empty: bool = False
+    ragged: bool = False
+    nan: bool = False
+    twice: bool = False
     tokens: int = 5
     first_delay_ms: float = 0
 
@@ -86,7 +97,10 @@ class Fail(Struct, frozen=True):
 
 
 class Raw(Struct, frozen=True):
-    """A body as it is, whatever was asked. `promised` is a Content-Length that may be a lie; `then` says what follows the body."""
+    """A body as it is, whatever was asked. `promised` is a Content-Length that may be a lie; `then` says what follows the body.
+
+    `split` and `delay_ms` write it in slices of so many bytes, so many milliseconds apart.
+    """
 
     body: bytes = b""
     content_type: str = "application/json"
@@ -94,14 +108,20 @@ class Raw(Struct, frozen=True):
     promised: int | None = None
     then: Literal["end", "reset", "stall"] = "end"
     split: int = 0
+    delay_ms: float = 0.5
 
 
 class Stall(Struct, frozen=True):
-    """Take the request and never answer."""
+    """Take the request and never answer, or send headers and nothing else; with `pings_ms`, the wire's sign of life so often."""
+
+    after_headers: bool = False
+    pings_ms: float = 0
 
 
 class HangUp(Struct, frozen=True):
-    """Take the request and reset the connection."""
+    """Take the request and reset the connection, before or after the headers."""
+
+    after_headers: bool = False
 
 
 Step = Say | Vectors | Fail | Raw | Stall | HangUp

@@ -26,7 +26,8 @@ from aiohttp import web
 from tests.fakes.script import Fail, HangUp, Raw, Say, Stall, Step, Vectors
 from tests.fakes.wires import Anthropic, Google, Ollama, OpenAI, Wire, vectors_for
 
-_MOST_KEPT = 2_000  # exchanges; a bench makes more than anybody will look at
+MODELS = "/models"  # what the list of models is called where scripts and exchanges are asked for by model
+_MOST_KEPT = 20_000  # exchanges; a bench makes more than anybody will look at
 _REQUEST_ID = {OpenAI: "x-request-id", Anthropic: "request-id"}
 
 
@@ -43,6 +44,16 @@ class Exchange:
         self.pieces_sent = 0
         self.closed_at: float | None = None  # the caller closed the connection while it was being answered
         self._ended = asyncio.Event()
+
+    @property
+    def is_streamed(self) -> bool:
+        if "embed" in self.path.lower():
+            return False
+        return "streamGenerateContent" in self.path if self.wire is Google else bool(self.body.get("stream", self.wire is Ollama))
+
+    @property
+    def content_type(self) -> str:
+        return self.wire.stream_type if self.is_streamed else "application/json"
 
     async def ended(self, within_s: float) -> None:
         """Wait until nothing more is done for this request. Raises TimeoutError."""
@@ -80,8 +91,9 @@ class Upstream:
             keys = () if prefix else ("authorization",)
             app.router.add_post(f"{prefix}/v1/chat/completions", self._chat(OpenAI, *keys))
             app.router.add_post(f"{prefix}/v1/embeddings", self._embed(OpenAI, *keys))
-            app.router.add_get(f"{prefix}/v1/models", _openai_models)
+            app.router.add_get(f"{prefix}/v1/models", self._list)
         app.router.add_post("/v1/messages", self._chat(Anthropic, "authorization", "x-api-key"))
+        app.router.add_get("/v1beta/models", self._list)
         for version in ("v1", "v1beta"):
             path = f"/{version}/models/{{model}}"
             app.router.add_post(path + ":generateContent", self._chat(Google, "x-goog-api-key"))
@@ -89,7 +101,7 @@ class Upstream:
             app.router.add_post(path + ":batchEmbedContents", self._embed(Google, "x-goog-api-key"))
         app.router.add_post("/api/chat", self._chat(Ollama))
         app.router.add_post("/api/embed", self._embed(Ollama))
-        app.router.add_get("/api/tags", _ollama_tags)
+        app.router.add_get("/api/tags", self._list)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", port).start()
@@ -122,6 +134,20 @@ class Upstream:
 
         return handle
 
+    async def _list(self, request: web.Request) -> web.StreamResponse:
+        """The list of models, of all wires; a script for it is set with `on(MODELS, ...)`."""
+        headers, wire = request.headers, OpenAI
+        if request.path == "/api/tags":
+            wire = Ollama
+        elif "x-goog-api-key" in headers:
+            wire = Google
+        elif "anthropic-version" in headers:
+            wire = Anthropic
+        exchange = Exchange(wire, MODELS, request, {})
+        self.exchanges.append(exchange)
+        self._arrived.set()
+        return await self._answered(request, exchange, None, _models)
+
     async def _taken(self, wire: Wire, request: web.Request, keys: tuple[str, ...]) -> tuple[Exchange, Fail | None]:
         body = msgspec.json.decode(await request.read())
         exchange = Exchange(wire, request.match_info.get("model") or body.get("model", ""), request, body)
@@ -148,16 +174,20 @@ class Upstream:
 async def _perform(step: Step, request: web.Request, exchange: Exchange, kind: Callable[..., Any]) -> web.StreamResponse:
     match step:
         case Stall():
-            await asyncio.Event().wait()
+            await _stall(step, request, exchange)
         case HangUp():
-            return _reset(request, web.StreamResponse())
+            response = web.StreamResponse(headers={"Content-Type": exchange.content_type})
+            if step.after_headers:
+                await response.prepare(request)
+                await asyncio.sleep(0.02)  # a reset overtakes what is still in the socket's buffer
+            return _reset(request, response)
         case Fail():
             body = step.body if step.body is not None else msgspec.json.encode(exchange.wire.failure(step))
             return web.Response(status=step.status, body=body, content_type=step.content_type, headers=step.headers)
         case Raw():
             return await _raw(step, request)
-    response: web.StreamResponse = await kind(step, request, exchange)
-    return response
+    answered: web.StreamResponse = await kind(step, request, exchange)
+    return answered
 
 
 def _missing(wire: Wire, body: dict[str, Any]) -> str:
@@ -172,12 +202,22 @@ def _reset(request: web.Request, response: web.StreamResponse) -> web.StreamResp
     return response
 
 
+async def _stall(step: Stall, request: web.Request, exchange: Exchange) -> None:
+    if step.after_headers:
+        response = web.StreamResponse(headers={"Content-Type": exchange.content_type})
+        await response.prepare(request)
+        while step.pings_ms:
+            await response.write(exchange.wire.ping if exchange.is_streamed else b"\n")
+            await asyncio.sleep(step.pings_ms / 1000)
+    await asyncio.Event().wait()
+
+
 async def _raw(step: Raw, request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(status=step.status, headers={"Content-Type": step.content_type})
     if step.promised is not None:
         response.content_length = step.promised
     await response.prepare(request)
-    await _write(response, step.body, step.split)
+    await _write(response, step.body, step.split, step.delay_ms)
     if step.then == "stall":
         await asyncio.Event().wait()
     if step.then == "reset" or (step.promised or 0) > len(step.body):
@@ -187,13 +227,13 @@ async def _raw(step: Raw, request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def _write(response: web.StreamResponse, data: bytes, split: int) -> None:
+async def _write(response: web.StreamResponse, data: bytes, split: int, delay_ms: float = 0.5) -> None:
     if not split:
         await response.write(data)
         return
     for i in range(0, len(data), split):
         await response.write(data[i : i + split])
-        await asyncio.sleep(0.0005)  # apart on the wire, so that the reader meets each slice alone
+        await asyncio.sleep(delay_ms / 1000)  # apart on the wire, so that the reader meets each slice alone
 
 
 async def _embedding(step: Step, request: web.Request, exchange: Exchange) -> web.StreamResponse:
@@ -203,21 +243,22 @@ async def _embedding(step: Step, request: web.Request, exchange: Exchange) -> we
         raise web.HTTPNotFound
     await asyncio.sleep(how.first_delay_ms / 1000)
     asked = body["requests"][0].get("outputDimensionality") if issubclass(wire, Google) else body.get("dimensions")
-    vectors = vectors_for(wire.texts(body), asked or how.size, how.missing, how.backwards)
+    vectors = vectors_for(wire.texts(body), asked or how.size, how)
     return _json(wire, wire.embedded(vectors, body, how.tokens), ())
 
 
 async def _answer(step: Step, request: web.Request, exchange: Exchange) -> web.StreamResponse:
     assert isinstance(step, Say), f"a {type(step).__name__} is no answer to {exchange.path}"
-    body, wire = exchange.body, exchange.wire
+    wire = exchange.wire
     if step.first_delay_ms:
         await asyncio.sleep(step.first_delay_ms / 1000)
-    streamed = "streamGenerateContent" in exchange.path if wire is Google else body.get("stream", wire is Ollama)
-    if not streamed:
+    if not exchange.is_streamed:
         if step.gate is not None:
             await step.gate.wait()
         if step.cut == "reset":
             return _reset(request, web.StreamResponse())
+        if step.error_after == 0:
+            return _json(wire, wire.failure(step.error or Fail(503)), step.headers)
         return _json(wire, wire.whole(step, exchange.model), step.headers)
     response = web.StreamResponse(headers=[("Content-Type", wire.stream_type), *_ids(wire), *step.headers])
     await response.prepare(request)
@@ -233,6 +274,10 @@ class _Cut(Exception):
 
 
 async def _stream(say: Say, response: web.StreamResponse, exchange: Exchange) -> None:
+    error = exchange.wire.error_event if say.error is None else exchange.wire.error_frame(say.error)
+    if say.error_after == 0:
+        await response.write(error)
+        return
     for kind, data in exchange.wire.frames(say, exchange.model, exchange.body):
         if kind == "piece":
             if say.gate is not None and exchange.pieces_sent == say.hold_after:
@@ -246,7 +291,7 @@ async def _stream(say: Say, response: web.StreamResponse, exchange: Exchange) ->
         await _write(response, data, say.split)
         exchange.pieces_sent += kind == "piece"
         if kind == "piece" and exchange.pieces_sent == say.error_after:
-            await response.write(exchange.wire.error_event)
+            await response.write(error)
             return
         if kind == "piece" and exchange.pieces_sent == say.cut_after:
             if say.cut == "close":
@@ -265,12 +310,14 @@ def _json(wire: Wire, body: dict[str, Any], headers: tuple[tuple[str, str], ...]
     return web.Response(body=msgspec.json.encode(body), headers=sent)
 
 
-async def _openai_models(request: web.Request) -> web.Response:
+async def _models(step: Step, request: web.Request, exchange: Exchange) -> web.StreamResponse:
+    if exchange.wire is Ollama:
+        return web.json_response({"models": [{"name": "llama3.2:latest", "model": "llama3.2:latest", "size": 1}]})
+    if exchange.wire is Google:
+        return web.json_response({"models": [{"name": "models/tiny", "version": "1"}]})
+    if exchange.wire is Anthropic:
+        return web.json_response({"data": [{"id": "tiny", "type": "model"}], "has_more": False})
     return web.json_response({"object": "list", "data": [{"id": "tiny", "object": "model", "created": 1764499721, "owned_by": "tests"}]})
-
-
-async def _ollama_tags(request: web.Request) -> web.Response:
-    return web.json_response({"models": [{"name": "llama3.2:latest", "model": "llama3.2:latest", "size": 1}]})
 
 
 async def _main() -> None:

@@ -7,13 +7,14 @@ Each wire is a class of pure functions. `whole` is the JSON of a unary reply; `f
 from __future__ import annotations
 
 import base64
+import math
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from tests.fakes.script import Fail, Say, Tokens, vector_of
+from tests.fakes.script import Fail, Say, Tokens, Vectors, vector_of
 
 Frame = tuple[Literal["piece", "other", "finish", "end"], bytes]
 
@@ -37,6 +38,7 @@ class OpenAI:
     error_event: ClassVar[bytes] = _sse(
         {"error": {"message": "The server had an error", "type": "server_error", "param": None, "code": None}}
     )
+    ping: ClassVar[bytes] = b": keep-alive\n\n"
     unknown_event: ClassVar[bytes] = b": keep-alive\n\n" + _sse({"object": "chat.completion.note", "choices": [], "note": {"x": 1}}, "note")
 
     @staticmethod
@@ -98,6 +100,10 @@ class OpenAI:
             yield "other", chunk(None, usage=cls.usage(say.tokens))
         yield "end", _sse(b"[DONE]")
 
+    @classmethod
+    def error_frame(cls, fail: Fail) -> bytes:
+        return _sse(cls.failure(fail))
+
     @staticmethod
     def failure(fail: Fail) -> dict[str, Any]:
         usual = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded", 503: "server_is_overloaded"}
@@ -135,6 +141,7 @@ class Anthropic:
         "content_filter": "refusal",
     }
     error_event: ClassVar[bytes] = _sse({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, "error")
+    ping: ClassVar[bytes] = _sse({"type": "ping"}, "ping")
     unknown_event: ClassVar[bytes] = _sse({"type": "weather_report", "sky": "blue"}, "weather_report")
 
     @staticmethod
@@ -197,6 +204,10 @@ class Anthropic:
         yield "finish", event("message_delta", delta=delta, usage=last)
         yield "end", event("message_stop")
 
+    @classmethod
+    def error_frame(cls, fail: Fail) -> bytes:
+        return _sse(cls.failure(fail), "error")
+
     @staticmethod
     def failure(fail: Fail) -> dict[str, Any]:
         kinds = {
@@ -210,7 +221,8 @@ class Anthropic:
             504: "timeout_error",
             529: "overloaded_error",
         }
-        error = {"type": fail.code or kinds.get(fail.status, "api_error"), "message": fail.message}
+        usual = "api_error" if fail.status >= 500 else "invalid_request_error" if fail.status == 422 else "error"
+        error = {"type": fail.code or kinds.get(fail.status, usual), "message": fail.message}
         return {"type": "error", "error": error, "request_id": "req_fake"}
 
 
@@ -228,6 +240,7 @@ class Google:
     error_event: ClassVar[bytes] = _sse(
         {"error": {"code": 503, "message": "The model is overloaded.", "status": "UNAVAILABLE"}}, newline=b"\r\n"
     )
+    ping: ClassVar[bytes] = b": ping\r\n\r\n"
     unknown_event: ClassVar[bytes] = _sse({"weatherReport": {"sky": "blue"}}, newline=b"\r\n")
 
     @staticmethod
@@ -277,6 +290,10 @@ class Google:
             yield "other", event(cls._tools(say))
         yield "end", event([{"text": ""}], finish=True)
 
+    @classmethod
+    def error_frame(cls, fail: Fail) -> bytes:
+        return _sse(cls.failure(fail), newline=b"\r\n")
+
     @staticmethod
     def failure(fail: Fail) -> dict[str, Any]:
         words = {
@@ -288,7 +305,8 @@ class Google:
             503: "UNAVAILABLE",
             504: "DEADLINE_EXCEEDED",
         }
-        error: dict[str, Any] = {"code": fail.status, "message": fail.message, "status": fail.code or words.get(fail.status, "INTERNAL")}
+        status = fail.code or words.get(fail.status, "INTERNAL" if fail.status >= 500 else "")
+        error: dict[str, Any] = {"code": fail.status, "message": fail.message, "status": status}
         wait = dict(fail.headers).get("Retry-After")
         if wait:  # Gemini says it in the body
             error["details"] = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{wait}s"}]
@@ -309,6 +327,7 @@ class Ollama:
     stream_type: ClassVar[str] = "application/x-ndjson"
     finishes: ClassVar[dict[str, str]] = {"tool_calls": "stop", "refusal": "stop", "content_filter": "stop"}
     error_event: ClassVar[bytes] = b'{"error":"an error was encountered while running the model"}\n'
+    ping: ClassVar[bytes] = b"\n"
     unknown_event: ClassVar[bytes] = b'{"model":"x","created_at":"2026-01-01T00:00:00Z","weather":"blue","done":false}\n'
 
     @staticmethod
@@ -351,6 +370,10 @@ class Ollama:
             yield "other", line({"content": "", "tool_calls": cls._tools(say)}, done=False)
         yield "end", line({"content": ""}, **cls._last(say))
 
+    @classmethod
+    def error_frame(cls, fail: Fail) -> bytes:
+        return _encode(cls.failure(fail)) + b"\n"
+
     @staticmethod
     def failure(fail: Fail) -> dict[str, Any]:
         return {"error": fail.message}
@@ -368,8 +391,13 @@ class Ollama:
 Wire = type[OpenAI] | type[Anthropic] | type[Google] | type[Ollama]
 
 
-def vectors_for(texts: Sequence[str], size: int, missing: int, backwards: bool) -> list[tuple[int, list[float]]]:
+def vectors_for(texts: Sequence[str], size: int, how: Vectors) -> list[tuple[int, list[float]]]:
     """(index, vector) of each text, in the order they are sent."""
-    found = [(i, vector_of(text, size)) for i, text in enumerate(texts)]
-    found = found[: len(found) - missing]
-    return found[::-1] if backwards else found
+    texts = [*texts, *(f"extra {i}" for i in range(how.extra))]
+    found = [(0 if how.twice else i, vector_of(text, size)) for i, text in enumerate(texts)]
+    found = found[: len(found) - how.missing]
+    last = found[-1][1]
+    if how.nan:
+        last[0] = math.nan
+    del last[0 if how.empty else len(last) - how.ragged :]
+    return found[::-1] if how.backwards else found

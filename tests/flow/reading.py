@@ -73,7 +73,7 @@ async def failed(call: Awaitable[Any]) -> Failure:
 
 async def streamed(stream: Any) -> Streamed:
     """A whole stream, proven to be in order. Raises AioRpcError as the stream does."""
-    result, error = await _read(stream)
+    result, error = await read_stream(stream)
     if error is not None:
         raise error
     assert result.kinds[0] == "start"
@@ -85,13 +85,14 @@ async def streamed(stream: Any) -> Streamed:
 
 async def stream_failed(stream: Any) -> Failure:
     """The failure of a stream that has to fail, with what came before."""
-    result, error = await _read(stream)
+    result, error = await read_stream(stream)
     assert error is not None, f"it ended well: {result}"
     assert "end" not in result.kinds
     return failure(error, result)
 
 
-async def _read(stream: Any) -> tuple[Streamed, grpc.aio.AioRpcError | None]:
+async def read_stream(stream: Any) -> tuple[Streamed, grpc.aio.AioRpcError | None]:
+    """A stream to its end, good or bad, in the order it must have."""
     text: list[str] = []
     reasoning: list[str] = []
     kinds: list[str] = []
