@@ -276,9 +276,7 @@ def _account(response: pb.GenerateResponse | pb.EmbedResponse, call: Call, serve
     if call.first_piece is not None:
         _set(timing.first_token, call.first_piece - call.arrived)
     response.fallback = served.fallback
-    for tried in call.attempts:
-        model = tried.candidate.model
-        response.attempts.add(provider=model.provider, model=model.id, outcome=tried.outcome, ms=tried.duration_ns // 1_000_000)
+    response.attempts.extend(attempts_message(call))
     if call.notices:
         response.notices.extend(call.notices)
 

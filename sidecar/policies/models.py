@@ -230,14 +230,18 @@ class _Listing:
             self.notices.append(f"{model.id} was asked for and is not available: {self.skipped[-1].reason}")
 
     def prefer(self, ref: str, plan: str) -> None:
-        """The user's stored choice, if their plan still has it."""
+        """The user's stored choice, if their plan still has it: it may have been stored under other settings, or another plan."""
         found = self._settings.plans.get(plan)
-        if found is None or ref not in found.preferred:
-            self.skipped.append(
-                Skipped(ref, f"the user prefers it, and {f'plan {plan}' if plan else 'a call without a plan'} does not allow it")
-            )
-            return
-        self.wish(ref, "the user prefers it", "user")
+        allowed = {self._catalog.model(own).id for own in found.preferred} if found is not None else set()
+        try:
+            is_allowed = self._catalog.model(ref).id in allowed
+        except UnknownModel:
+            is_allowed = False
+        if is_allowed:
+            self.wish(ref, "the user prefers it", "user")
+        else:
+            whose = f"plan {plan}" if plan else "a call without a plan"
+            self.skipped.append(Skipped(ref, f"the user prefers it, and {whose} does not allow it"))
 
     def wish(self, ref: str, reason: str, whose: Wish) -> None:
         """As `add`, for what the node can do without."""

@@ -242,6 +242,8 @@ GOLD = {"SIDECAR_PLANS__GOLD__MODELS": "gpt-4.1,claude-sonnet-4"}
         (ALL, "oracle.hyde", "", {**PREMIUM, "preferred": "gpt-4.1"}, ["gpt-4o-mini", "gemini-2.5-flash", "gpt-4o"]),
         (ALL, "oracle.hyde", "", {"plan": "paid", "preferred": "claude-sonnet-4"}, ["gpt-4o-mini", "gemini-2.5-flash", "gpt-4o"]),
         (ALL, "oracle.hyde", "", {"preferred": "claude-sonnet-4"}, ["gpt-4o-mini", "gemini-2.5-flash", "gpt-4o"]),
+        (ALL, "oracle.hyde", "", {**PREMIUM, "preferred": "gone-with-the-settings"}, ["gpt-4o-mini", "gemini-2.5-flash", "gpt-4o"]),
+        (ALL, "oracle.hyde", "", {**PREMIUM, "preferred": "openai/gpt-4o"}, ["gpt-4o", "gpt-4o-mini", "gemini-2.5-flash"]),
         # a plan's models alone may answer, whoever asks for another one; where none is left its own stand in
         (ALL, "oracle.hyde", "", FREE, ["gpt-4o-mini", "gemini-2.5-flash"]),
         (ALL, "core.mcp_tool", "", FREE, ["gpt-4o-mini", "gemini-2.5-flash"]),
