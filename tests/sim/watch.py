@@ -1,0 +1,426 @@
+"""The eyes of the simulation: every question to a provider, every piece sent on, every change of a breaker, held against the rules.
+
+The rules are those of the written policy, said once more and in another way than the code under test says them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from math import inf
+
+from sidecar.call import EmbedRequest, Start
+from sidecar.catalog import Model
+from sidecar.settings import Service
+from tests.sim.seen import CURRENT, One
+
+GRACE_S = 0.25  # how long after its deadline a call may still be ending
+GRAIN_S = 0.002  # of timers
+NEAR_S = 0.1  # two limits so near to each other cannot be told apart by when they end something
+EARLY_S = 0.055  # a limit that was moved nearer is looked at every 50 ms
+MOMENT_S = 1e-5  # ten turns of the loop: a race's entrant may be on its way when the caller goes, and is called back at once
+
+# What says that a model is unwell. Callers' errors, refused keys, empty accounts, refusals and cancellations do not.
+UNWELL = {
+    "PROVIDER_RATE_LIMITED",
+    "PROVIDER_UNAVAILABLE",
+    "PROVIDER_TIMEOUT",
+    "PROVIDER_GARBLED",
+    "PROVIDER_EMPTY",
+    "STREAM_CUT",
+}
+
+NOT_THIS_MODEL = {"PROVIDER_CONTEXT_EXCEEDED", "PROVIDER_MODEL_UNKNOWN"}
+
+
+class Watch:
+    """Breaks are sentences that name second and call; the world adds the seed."""
+
+    def __init__(self, loop, settings):
+        self._loop = loop
+        self._settings = settings
+        self.engine = None
+        self.breaks = []
+        self.trace = []
+        self.callers = []
+        self.numbers = 0
+        self.flying = defaultdict(list)  # questions under way, by breaker
+        self.epochs = Counter()  # changes of each breaker
+        self.changed_at = {}
+        self.streaks = Counter()
+        self.held = {}
+        self.vague = set()  # breakers of which it is not known what has been counted
+        self.blocked_until = {}
+        self.ramps = {}
+        self.retries = Counter()
+        self.turns = Counter()  # how often each provider stood on the list of a call that was let in
+        self.asked = Counter()  # questions of each endpoint's model
+        self.let_in = Counter()  # calls of each tenant for which somebody was asked
+
+    # --- telling
+
+    @property
+    def now(self) -> float:
+        return self._loop.seconds
+
+    def note(self, who, what) -> None:
+        self.trace.append((self.now, who, what))
+
+    def broken(self, who, what) -> None:
+        self.breaks.append(f"at {self.now:.6f} s, {who}: {what}")
+        self.note(who, f"BROKEN: {what}")
+
+    # --- questions
+
+    def _key(self, caller, target):
+        service = caller.call.service
+        return (service if service in self._settings.services else "", target)
+
+    def _rule(self, key):
+        return self._settings.services.get(key[0]) or Service()
+
+    def begin(self, target, deed):
+        caller = CURRENT.get()
+        key = self._key(caller, target)
+        state = self.engine.breakers.of(caller.call.service, target).state(self.engine.clock_ns())
+        self.numbers += 1
+        one = One(self.numbers, caller, target, deed, self.now, self.epochs[key], state)
+        self.note(caller, f"asks {target} ({one.number}, which will do: {deed}; its breaker is {state})")
+        self._check_time(one)
+        self._check_before(one)
+        self._check_breaker(one, key)
+        self._check_shares(one)
+        self._check_haste(one)
+        caller.ones.append(one)
+        self.flying[key].append(one)
+        return one
+
+    def end(self, one):
+        one.ended = self.now
+        self._check_silence(one)
+        self.flying[self._key(one.caller, one.target)].remove(one)
+        if one.caller.done_at is not None:
+            self.broken(one.caller, f"its call had ended, and {one.target} still worked for it")
+
+    def tried(self, caller, tried):
+        """The call has written down how a question ended, right after telling the breaker."""
+        one = next((o for o in caller.ones if o.target == tried.candidate.target and o.ended is not None and o.outcome is None), None)
+        self.note(caller, f"{tried.candidate.target}: {tried.outcome}, {tried.nano_usd} nano-USD")
+        if one is None:
+            self.broken(caller, f"an attempt at {tried.candidate.target} is on the list, and nobody was asked")
+            return
+        one.outcome = tried.outcome
+        if tried.outcome == "PROVIDER_TIMEOUT":
+            self._check_impatience(one)
+        if tried.outcome == "ok":
+            if not one.is_answer:
+                self.broken(caller, f"{one.target} did {one.deed}, which is no answer, and it is taken for one")
+            if one.usage is not None and tried.usage != one.usage and one.usage.output_tokens is not None:
+                self.broken(caller, f"{one.target} said it used {one.usage}; written down is {tried.usage}")
+        self._count_failure(one, tried.outcome)
+
+    def _limits_s(self, one):
+        """How long the provider may be silent now, and since when that counts: the shortest of the limits in force."""
+        call, timeouts = one.caller.call, self._settings.timeouts
+        node = call.node
+
+        def limit(name):
+            return ((getattr(node, name, None) if node is not None else None) or getattr(timeouts, name)) / 1000
+
+        share = (call.deadline - (self.engine.clock_ns() / 1e9 - self.now) - one.began) * timeouts.first_share
+        if call.send is None:
+            return one.began, limit("answer_ms"), share
+        if one.has_begun:
+            return one.heard_at, limit("idle_ms"), inf
+        if one.has_head:
+            return one.began, limit("first_token_ms"), share
+        return one.began, min(limit("headers_ms"), limit("first_token_ms")), share
+
+    def _check_silence(self, one):
+        """A provider is given up when its time is over: not much later."""
+        since, limit_s, _ = self._limits_s(one)
+        if one.caller.pause_s == 0 and self.now - since > limit_s + GRACE_S:
+            self.broken(one.caller, f"{one.target} was silent for {self.now - since:.3f} s; it may be for {limit_s} s")
+
+    def _check_impatience(self, one):
+        """... and not earlier."""
+        since, limit_s, share_s = self._limits_s(one)
+        whole_s = self._settings.timeouts.stream_ms / 1000
+        waited_s = one.ended - since
+        if one.caller.call.send is not None and one.ended - one.began > whole_s - EARLY_S:
+            return
+        if waited_s < min(limit_s, share_s) - EARLY_S:
+            self.broken(one.caller, f"{one.target} is given up after {waited_s:.3f} s; it had {min(limit_s, share_s):.3f} s")
+
+    def _was_hurried(self, one):
+        """Was it given up for want of the caller's time, and soon? That is not its fault. None: it cannot be told from here."""
+        since, limit_s, share_s = self._limits_s(one)
+        waited_s = one.ended - since
+        blame_s = self._settings.timeouts.blame_ms / 1000
+        if one.has_begun or share_s > limit_s + NEAR_S or waited_s > blame_s + NEAR_S:
+            return False
+        return True if waited_s < min(limit_s, blame_s) - NEAR_S else None
+
+    def _check_time(self, one):
+        caller, call = one.caller, one.caller.call
+        if self.engine.clock_ns() / 1e9 > call.deadline:
+            self.broken(caller, f"{one.target} is asked after the deadline")
+        if caller.gone_at is not None and self.now - caller.gone_at > MOMENT_S:
+            self.broken(caller, f"{one.target} is asked for a caller who has gone")
+        if caller.done_at is not None:
+            self.broken(caller, f"{one.target} is asked after the call has ended")
+
+    def _check_before(self, one):
+        """What came before in the same call allows this question."""
+        caller, call = one.caller, one.caller.call
+        most = self._settings.services[call.service].most_attempts if call.service in self._settings.services else 6
+        if len(caller.ones) >= most:
+            self.broken(caller, f"attempt {len(caller.ones) + 1}, and service {call.service} allows {most}")
+        if any(pieces for pieces in caller.segments) and caller.on_cut != "restart":
+            self.broken(caller, f"{one.target} is asked after a piece was sent on")
+        flying = sum(o.ended is None for o in caller.ones) + 1
+        if flying > (2 if call.node is not None and call.node.hedge else 1):
+            self.broken(caller, f"{flying} providers are asked at the same time")
+        for before in caller.ones:
+            same = before.target == one.target
+            match before.outcome:
+                case "ok":
+                    self.broken(caller, f"{one.target} is asked, and {before.target} has answered")
+                case "PROVIDER_REJECTED" | "INTERRUPTED":
+                    self.broken(caller, f"{one.target} is asked after {before.target} ended with {before.outcome}")
+                case "PROVIDER_AUTH_FAILED" if before.provider != one.provider or before.endpoint == one.endpoint:
+                    self.broken(caller, f"{one.target} is asked after {before.target} refused its key")
+                case "PROVIDER_QUOTA_EXHAUSTED" if same:
+                    self.broken(caller, f"{one.target} is asked again, and its quota was used up")
+                case said if said in NOT_THIS_MODEL and (before.provider, before.model) == (one.provider, one.model):
+                    self.broken(caller, f"{one.target} is asked after {before.outcome}, which no other endpoint changes")
+                case "PROVIDER_TIMEOUT" if same and self._others_first(call.service) and (untried := self._untried(caller)):
+                    self.broken(caller, f"{one.target} timed out and is asked again, and {untried} was never asked")
+            waited_s = one.began - before.ended if before.ended is not None else inf
+            if same and before.retry_after_ms and waited_s < before.retry_after_ms / 1000 - GRAIN_S:
+                self.broken(caller, f"{one.target} asked to wait {before.retry_after_ms} ms, and {waited_s:.3f} s have passed")
+
+    def _others_first(self, service):
+        """Nobody has set it otherwise."""
+        own = self._settings.services[service].retries if service in self._settings.services else {}
+        rows = [own.get("timeout"), own.get("first_token"), self._settings.retries.timeout, self._settings.retries.first_token]
+        return all(row is None or row.others_first is not False for row in rows)
+
+    def _untried(self, caller):
+        """A candidate that could have been asked all the time of the call, and was not."""
+        call = caller.call
+        tried = {one.target for one in caller.ones}
+        keys = {one.provider for one in caller.ones if one.outcome == "PROVIDER_AUTH_FAILED"}  # then only its other keys are asked
+        never = {(one.provider, one.model) for one in caller.ones if one.outcome in NOT_THIS_MODEL}
+        for candidate in call.candidates:
+            key = self._key(caller, candidate.target)
+            calm = self.changed_at.get(key, -1) < caller.began_at and key not in self.held and key not in self.ramps
+            state = self.engine.breakers.of(call.service, candidate.target).state(self.engine.clock_ns())
+            if keys - {candidate.model.provider} or (candidate.model.provider, candidate.model.name) in never:
+                continue
+            if candidate.target not in tried and calm and state == "closed" and not _has_quota(candidate.model):
+                return candidate.target
+        return None
+
+    # --- breakers
+
+    def _check_breaker(self, one, key):
+        caller, rule = one.caller, self._rule(key)
+        if one.state == "open":
+            self.broken(caller, f"{one.target} is asked, and its breaker is open")
+        if key in self.held:
+            if self.held[key] == "open":
+                self.broken(caller, f"{one.target} is asked, and an operator holds its breaker open")
+            return
+        if self.now < self.blocked_until.get(key, 0):
+            self.broken(caller, f"{one.target} is asked, and its breaker opened until {self.blocked_until[key]:.3f} s")
+        flying = sum(o.epoch == one.epoch for o in self.flying[key]) + 1
+        if one.state == "half_open" and flying > rule.breaker_trials:
+            self.broken(
+                caller, f"{flying} questions at a time to {one.target}, whose breaker is half open and lets {rule.breaker_trials} through"
+            )
+        room = self._room(key)
+        if one.state == "closed" and flying > room:
+            self.broken(caller, f"{flying} questions at a time to {one.target}, which has just come back: {room} are allowed")
+
+    def _check_haste(self, one):
+        """Once a breaker is open, whoever waited for its model asks the next one within a second."""
+        caller = one.caller
+        if not caller.ones or any(_has_quota(candidate.model) for candidate in caller.call.candidates):
+            return
+        before = caller.ones[-1]
+        key = self._key(caller, before.target)
+        opened = max(before.ended or inf, self.changed_at.get(key, 0))
+        state = self.engine.breakers.of(caller.call.service, before.target).state(self.engine.clock_ns())
+        if state == "open" and one.target != before.target and self.now - opened > 1 + GRACE_S:
+            self.broken(caller, f"{one.target} is asked {self.now - opened:.3f} s after the breaker of {before.target} opened")
+
+    def _room(self, key):
+        """How many may be out at a time after a breaker has closed: twice as many every 5 s; from 64 on as many as there are."""
+        room, doubles_at = self.ramps.get(key, (64, inf))
+        while room < 64 and self.now >= doubles_at - 1e-9:
+            room, doubles_at = room * 2, doubles_at + 5
+        if room >= 64:
+            self.ramps.pop(key, None)
+            return inf
+        self.ramps[key] = (room, doubles_at)
+        return room
+
+    def _count_failure(self, one, outcome):
+        key = self._key(one.caller, one.target)
+        rule = self._rule(key)
+        if one.epoch != self.epochs[key] or rule.breaker_off or key in self.held:
+            return
+        if outcome == "ok":
+            self.streaks[key] = 0
+            self.vague.discard(key)
+            if self._room(key) < inf:
+                self.ramps[key] = (self.ramps[key][0] + 1, self.ramps[key][1])
+        elif outcome in UNWELL:
+            hurried = outcome == "PROVIDER_TIMEOUT" and self._was_hurried(one)
+            if hurried is None:
+                self.vague.add(key)
+            if hurried or key in self.vague:
+                return
+            self.streaks[key] += 1
+            if one.state == "half_open" or self.streaks[key] >= rule.breaker_failures:
+                self.broken(
+                    one.caller, f"{one.target} failed {self.streaks[key]} times in a row ({one.state}), and its breaker did not open"
+                )
+
+    def change(self, change):
+        """A breaker changed its state."""
+        key = (change.service, change.target)
+        rule = self._rule(key)
+        self.note("breaker", f"{change.service or '(any)'} {change.target}: {change.before} -> {change.after}, {change.why}")
+        self.epochs[key] += 1
+        self.changed_at[key] = self.now
+        streak, self.streaks[key] = self.streaks[key], 0
+        self.blocked_until.pop(key, None)
+        self.ramps.pop(key, None)
+        self.held.pop(key, None)
+        is_vague = key in self.vague
+        self.vague.discard(key)
+        if change.why == "held":
+            self.held[key] = change.after
+        elif change.after == "open":
+            if rule.breaker_off:
+                self.broken("breaker", f"{key} is switched off and opened")
+            if change.why == "failures" and not is_vague and streak + 1 != rule.breaker_failures:
+                self.broken("breaker", f"{key} opened after {streak + 1} failures in a row instead of {rule.breaker_failures}")
+            least_s = rule.breaker_open_ms / 1000
+            self.blocked_until[key] = self.now + (change.open_ns or 0) / 1e9
+            if change.why in ("failures", "rate", "hint") and (change.open_ns or 0) / 1e9 < least_s:
+                self.broken("breaker", f"{key} is open for {change.open_ns} ns instead of {least_s} s")
+        elif change.why == "trials_succeeded":
+            self.ramps[key] = (2 * rule.breaker_trials, self.now + 5)
+
+    # --- shares
+
+    def _check_shares(self, one):
+        """Concurrency, quotas, tenants' limits and the budget of retries."""
+        caller, call, settings = one.caller, one.caller.call, self._settings
+        service = settings.services.get(call.service)
+        if service is not None and service.concurrency:
+            busy = {o.caller for many in self.flying.values() for o in many if o.caller.call.service == call.service} | {caller}
+            if len(busy) > service.concurrency:
+                self.broken(caller, f"{len(busy)} calls of {call.service} at a time; {service.concurrency} are allowed")
+        minutes = self.now / 60
+        if not caller.ones:
+            self.let_in[call.tenant] += 1
+            limit = settings.limits.tenant_requests_per_minute
+            if limit is not None and self.let_in[call.tenant] > limit + limit * minutes + 1:
+                self.broken(caller, f"call {self.let_in[call.tenant]} of tenant {call.tenant}, which has {limit} a minute")
+        self.asked[one.target] += 1
+        candidate = next(c for c in call.candidates if c.target == one.target)
+        limit = candidate.model.requests_per_minute
+        if limit is not None and self.asked[one.target] > limit + limit * minutes + 1:
+            self.broken(caller, f"question {self.asked[one.target]} to {one.target}, which has {limit} a minute")
+        before = [o for o in caller.ones if o.target == one.target]
+        if sum(o.outcome != "HEDGED" for o in before):
+            self.retries[one.provider] += 1
+            figures = settings.retries
+            most = figures.budget_most + figures.budget_percent / 100 * self.turns[one.provider] + figures.budget_per_second * self.now
+            if self.retries[one.provider] > most + 1e-6:
+                self.broken(caller, f"retry {self.retries[one.provider]} at {one.provider}; its budget is {most:.1f}")
+
+    # --- what callers see
+
+    def sent(self, caller, pieces):
+        if isinstance(pieces, Start):
+            self.note(caller, f"is sent the start of {pieces.candidate.target}{', again: ' + pieces.restart if pieces.restart else ''}")
+            if bool(pieces.restart) != bool(caller.segments):
+                self.broken(caller, f"start {len(caller.segments) + 1} says restart {pieces.restart!r}")
+            if caller.segments and caller.on_cut != "restart":
+                self.broken(caller, "the answer begins a second time, and the caller did not ask for that")
+            caller.segments.append([])
+            return
+        if not caller.segments:
+            self.broken(caller, "a piece is sent on before the start")
+            caller.segments.append([])
+        if caller.done_at is not None:
+            self.broken(caller, "a piece is sent on after the end")
+        caller.segments[-1] += [chunk for chunk in pieces if chunk.text or chunk.finish]
+
+    def ended(self, caller):
+        """The call has ended: all that can be said of one call alone."""
+        call = caller.call
+        caller.done_at = self.now
+        self.note(caller, f"ends: {caller.result}")
+        late = self.engine.clock_ns() / 1e9 - call.deadline
+        if late > GRACE_S:
+            self.broken(caller, f"it ends {late * 1000:.0f} ms after its deadline")
+        if caller.gone_at is not None and self.now - caller.gone_at > GRACE_S:
+            self.broken(caller, f"it ends {self.now - caller.gone_at:.3f} s after its caller has gone")
+        for one in caller.ones:
+            if one.ended is None:
+                self.broken(caller, f"it ends, and {one.target} still works for it")
+            elif one.outcome is None:
+                self.broken(caller, f"{one.target} was asked, and is not on the list of attempts")
+        if caller.reported != 1:
+            self.broken(caller, f"it was reported {caller.reported} times")
+        if (call.error is None) != (caller.result == "ok"):
+            self.broken(caller, f"the caller is told {caller.result}, and written down is {call.error!r}")
+        if call.error is not None and call.error.reason == "INTERNAL" and all(one.deed != "defect" for one in caller.ones):
+            self.broken(caller, f"a defect: {call.error.__cause__!r}")
+        if call.nano_usd != sum(tried.nano_usd for tried in call.attempts):
+            self.broken(caller, "its cost is not the sum of its attempts")
+        self._check_answer(caller)
+
+    def _check_answer(self, caller):
+        call = caller.call
+        texts = ["".join(chunk.text for chunk in pieces) for pieces in caller.segments]
+        known = [one for one in caller.ones if one.is_answer]
+        if call.recalled_age_ns is not None:
+            known = [
+                one
+                for other in self.callers
+                if other.call is not None and other.call.tenant == call.tenant
+                for one in other.ones
+                if one.is_answer
+            ]
+        if caller.result == "ok" and isinstance(call.request, EmbedRequest):
+            if not any(one.vectors == call.vectors.vectors for one in known):
+                self.broken(caller, "its vectors are nobody's")
+            return
+        if caller.result == "ok":
+            answer = next((one for one in known if one.text == call.answer.text), None)
+            if answer is None:
+                self.broken(caller, f"it was answered {call.answer.text!r}, which nobody said in whole")
+            elif call.answer.finish != answer.finish:
+                self.broken(caller, f"it ended with {call.answer.finish}; {answer.target} said {answer.finish}")
+            if call.send is not None and (not texts or texts[-1] != call.answer.text):
+                self.broken(caller, f"it was sent {texts[-1:]}, and the answer is {call.answer.text!r}")
+            if any(chunk.finish not in (None, call.answer.finish) for pieces in caller.segments[-1:] for chunk in pieces):
+                self.broken(caller, f"the pieces tell of another end than {call.answer.finish}")
+            return
+        for text in texts:
+            if text and not any(one.text.startswith(text) for one in (*caller.ones, *known)):
+                self.broken(caller, f"it was sent {text!r}, which nobody said")
+        if caller.segments and call.sent is not None and caller.gone_at is None and not call.sent.text.startswith(texts[-1]):
+            self.broken(caller, f"it was sent {texts[-1]!r}, and its end tells of {call.sent.text!r}")
+        if caller.on_cut == "hold" and caller.segments and caller.gone_at is None and call.error.reason != "DEADLINE_EXCEEDED":
+            self.broken(caller, "it was sent a piece of an answer that it wanted whole")
+
+
+def _has_quota(model: Model) -> bool:
+    return model.requests_per_minute is not None or model.tokens_per_minute is not None

@@ -1,0 +1,369 @@
+"""One seed, one world: a deployment, providers that fail, callers who come and go, and a clock that belongs to nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from dataclasses import dataclass, field
+from random import Random
+
+from msgspec.structs import replace
+
+from sidecar.app import _keep_house, make_engine
+from sidecar.billing import tokens
+from sidecar.call import Call, EmbedRequest, GenerateRequest, ResponseFormat
+from sidecar.call import Caller as Identity
+from sidecar.errors import Cancelled, Draining, SidecarError
+from sidecar.observe import Log
+from sidecar.pipeline import run
+from tests.sim.clock import Stuck, VirtualLoop
+from tests.sim.deployment import EMBEDDING_MODELS, MODELS, NODES, SERVICES, TENANTS, draw
+from tests.sim.ledger import WatchedLedger
+from tests.sim.providers import Scripted, Timeline
+from tests.sim.seen import CURRENT, Caller
+from tests.sim.watch import GRACE_S, Watch
+
+_NOON_NS = 1_795_262_400_000_000_000  # 2026-11-21 12:00 UTC: budgets are of a day, and the simulation lasts minutes
+_SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
+_AFTER_S = 3600.0  # so much later every breaker gives a permit again
+_LIVED_S = 5.0  # what may still be under way after the last call
+
+
+class Quiet(Log):
+    """Events are part of the trace; nothing is written."""
+
+    watch: Watch
+
+    def write(self, level, message, **facts):
+        self.watch.note("log", f"{level}: {message}")
+
+    def call(self, call, duration_s):
+        pass
+
+
+@dataclass
+class Outcome:
+    """What came of one seed. `breaks` are the rules that did not hold, `trace` is (second, who, what)."""
+
+    seed: int
+    breaks: list[str] = field(default_factory=list)
+    trace: list[tuple[float, object, str]] = field(default_factory=list)
+    results: dict[str, int] = field(default_factory=dict)
+    questions: int = 0
+    settings: dict[str, str] = field(default_factory=dict)
+
+
+class World:
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.random = random = Random(seed)
+        self.settings, catalog, self.environ = draw(random)
+        self.loop = VirtualLoop(Random(random.random()), coarse=random.random() < 0.5, hiccups=random.choice((0, 0, 0.01)))
+        self.watch = watch = Watch(self.loop, self.settings)
+        self.wall_offset_ns = 0
+        log = Quiet("error")
+        log.watch = watch
+        engine = make_engine(
+            self.settings, catalog, log, clock_ns=self.loop.clock_ns, wall_ns=self.wall_ns, random=Random(random.random()).random
+        )
+        self.ledger = WatchedLedger(engine.ledger, watch)
+        self.engine = watch.engine = replace(engine, ledger=self.ledger)
+        engine.breakers.on_change.append(watch.change)
+        engine.meter.call = self._reported
+        self.seconds = random.uniform(3, 60)
+        for name in ("openai", "anthropic", "google", "local"):
+            endpoints = [f"{name}#{endpoint}" for endpoint in self.settings.providers[name].endpoints]
+            for spot in (name, *endpoints):
+                script = Timeline(random, self.seconds)
+                engine.providers[spot] = Scripted(spot, script, Random(random.random()), watch, self.loop)
+        self.left = 0
+        self.all_ended = asyncio.Event()
+        self.faults: list[str] = []
+
+    def wall_ns(self) -> int:
+        return _NOON_NS + self.loop.now_ns + self.wall_offset_ns
+
+    def _reported(self, call: Call) -> None:
+        CURRENT.get().reported += 1
+
+    # --- the run
+
+    def play(self) -> Outcome:
+        loop = self.loop
+        loop.set_exception_handler(lambda loop, context: self.faults.append(f"{context['message']}: {context.get('exception')!r}"))
+        try:
+            loop.run_until_complete(self._main())
+        except Stuck as stuck:
+            waiting = [str(caller) for caller in self.watch.callers if caller.done_at is None]
+            self.watch.broken("world", f"{stuck}; {len(waiting)} calls have not ended: {waiting[:5]}")
+        finally:
+            for task in asyncio.all_tasks(loop):
+                self.watch.broken("world", f"a task is left over: {task.get_coro().__qualname__}")
+                task.cancel()
+            for caller in self.watch.callers:
+                if caller.call is not None:
+                    caller.call.attempts.clear()  # these records are not tracked by the collector, and here a provider leads back to them
+            gc.collect()  # tasks whose exception nobody has asked for say so when they go
+            for fault in self.faults:
+                self.watch.broken("world", fault)
+            loop.close()
+        return self._outcome()
+
+    def _outcome(self) -> Outcome:
+        results: dict[str, int] = {}
+        for caller in self.watch.callers:
+            results[caller.result or "none"] = results.get(caller.result or "none", 0) + 1
+        breaks = [f"seed {self.seed} {sentence}" for sentence in self.watch.breaks]
+        return Outcome(self.seed, breaks, self.watch.trace, results, self.watch.numbers, self.environ)
+
+    async def _main(self) -> None:
+        random, loop = self.random, self.loop
+        chores = [loop.create_task(_keep_house(self.engine)), loop.create_task(self.engine.admission.watch())]
+        begin = loop.time()
+        last = 0.0
+        for at in self._arrivals():
+            caller = self._caller()
+            loop.call_at(begin + at, self._arrive, caller)
+            last = max(last, at + caller.deadline_s)
+        for _ in range(random.choice((0, 0, 0, 3))):
+            loop.call_at(begin + random.uniform(0, self.seconds), self._operate)
+        for _ in range(random.choice((0, 0, 0, 2))):
+            loop.call_at(begin + random.uniform(0, self.seconds), self._set_wall_clock, random.randint(-90, 90) * 1_000_000_000)
+        if random.random() < 0.1:
+            loop.call_at(begin + random.uniform(0, self.seconds), self._drain)
+        try:
+            await asyncio.wait_for(self.all_ended.wait(), last + _LIVED_S)
+        except TimeoutError:
+            waiting = [str(caller) for caller in self.watch.callers if caller.done_at is None]
+            self.watch.broken("world", f"these calls do not end: {waiting}")
+            return
+        finally:
+            for chore in chores:
+                chore.cancel()
+        await asyncio.sleep(_LIVED_S)
+        for chore in chores:
+            if not chore.cancelled():
+                self.watch.broken("world", f"a chore ended by itself: {chore!r}")
+        self._check_rest()
+
+    def _arrivals(self) -> list[float]:
+        random, seconds = self.random, self.seconds
+        few = random.randint(20, 120)
+        times = [random.uniform(0, seconds) for _ in range(few)]
+        for _ in range(random.choice((0, 1, 1, 2))):  # a herd
+            at = random.uniform(0, seconds)
+            times += [at] * random.choice((10, 40, 100, 200))
+        self.left = len(times)
+        return times
+
+    def _caller(self) -> Caller:
+        random = self.random
+        deadline_s = 10 ** random.uniform(-1.5, 1.5)
+        identity = Identity(
+            service=random.choice(SERVICES) if random.random() < 0.95 else "unheard",
+            node=random.choice((*NODES, *NODES, "")),
+            tenant=random.choice(TENANTS),
+            priority=random.choice(("critical", "normal", "normal", "optional")),
+        )
+        embeds = random.random() < 0.15
+        caller = Caller(
+            f"call-{len(self.watch.callers)}",
+            self._embedding(identity) if embeds else self._question(identity),
+            deadline_s,
+            streams=not embeds and random.random() < 0.6,
+            patience_s=deadline_s * random.random() if random.random() < 0.15 else None,
+            pause_s=10 ** random.uniform(-3, 0.5) if random.random() < 0.15 else 0.0,
+            hangs_up=random.random() < 0.3,
+        )
+        self.watch.callers.append(caller)
+        return caller
+
+    def _embedding(self, identity: Identity) -> EmbedRequest:
+        random = self.random
+        inputs = tuple(f"text {number}" for number in range(random.randint(1, 4)))
+        return EmbedRequest(identity, inputs, model=random.choice(("", *EMBEDDING_MODELS)))
+
+    def _question(self, identity: Identity) -> GenerateRequest:
+        random = self.random
+        strict = random.random() < 0.1
+        return GenerateRequest(
+            identity,
+            prompt=random.choice(("hello", "what is this?", "tell me all")),
+            model=random.choice(MODELS) if random.random() < 0.1 else "",
+            max_output_tokens=random.choice((None, 16, 64)),
+            on_cut=random.choice(("", "", "fail", "restart", "hold")),
+            cache_mode=random.choice(("", "", "", "default", "only")) if random.random() < 0.3 else "",
+            response_format=ResponseFormat("json_schema", "answer", _SCHEMA, strict=True) if strict else None,
+        )
+
+    def _arrive(self, caller: Caller) -> None:
+        caller.task = self.loop.create_task(self._live(caller))
+        if caller.patience_s is not None:
+            self.loop.call_later(caller.patience_s, self._leave, caller)
+        self.loop.call_later(caller.deadline_s + GRACE_S + 0.005, self._look_at, caller)
+
+    def _look_at(self, caller: Caller) -> None:
+        if caller.done_at is None:
+            self.watch.broken(caller, f"it has not ended {GRACE_S * 1000:.0f} ms after its deadline")
+
+    def _leave(self, caller: Caller) -> None:
+        """A caller goes: its task is cancelled, or (`hangs_up`) the next write to it fails first."""
+        if caller.done_at is not None:
+            return
+        if caller.hangs_up and caller.streams:
+            caller.deaf = True
+            return
+        caller.gone_at = self.watch.now
+        self.watch.note(caller, "goes away")
+        caller.task.cancel()
+
+    async def _live(self, caller: Caller) -> None:
+        CURRENT.set(caller)
+        watch = self.watch
+        now = self.engine.clock_ns() / 1e9
+        operation = "embed" if isinstance(caller.request, EmbedRequest) else "stream" if caller.streams else "generate"
+        send = self._reader(caller) if caller.streams else None
+        caller.began_at = watch.now
+        caller.call = call = Call(
+            id=caller.name,
+            operation=operation,
+            request=caller.request,
+            metadata={},
+            arrived=now,
+            deadline=now + caller.deadline_s,
+            send=send,
+        )
+        call.attempts = _Attempts(watch, caller)
+        node = self.engine.catalog.nodes.get(f"{caller.request.caller.service}.{caller.request.caller.node}")
+        caller.on_cut = getattr(caller.request, "on_cut", "") or (node.on_cut if node is not None else "fail")
+        who = caller.request.caller
+        watch.note(
+            caller, f"comes: {operation} for {who.service}.{who.node} of {who.tenant}, {caller.deadline_s:.3f} s, on_cut {caller.on_cut}"
+        )
+        try:
+            await run(self.engine, call)
+            caller.result = "ok"
+        except SidecarError as error:
+            caller.result = error.reason
+        except asyncio.CancelledError:
+            caller.result = "CANCELLED"
+            if caller.gone_at is None:
+                watch.broken(caller, "it is cancelled, and nobody has cancelled it")
+        except BaseException as error:
+            caller.result = "CRASHED"
+            watch.broken(caller, f"{error!r} comes out of the pipeline")
+        finally:
+            watch.ended(caller)
+            self.left -= 1
+            if not self.left:
+                self.all_ended.set()
+
+    def _reader(self, caller: Caller):
+        """A stream's reader: it may be slow, and it may hang up."""
+
+        async def send(pieces):
+            if caller.deaf:
+                caller.gone_at = caller.gone_at or self.watch.now
+                raise Cancelled("the caller went away")
+            self.watch.sent(caller, pieces)
+            if caller.pause_s:
+                await asyncio.sleep(caller.pause_s)
+
+        return send
+
+    # --- what happens from outside
+
+    def _operate(self) -> None:
+        """An operator holds a breaker, or lets it go; or another process tells of one."""
+        facts = self.engine.breakers.listing(self.engine.clock_ns())
+        if not facts:
+            return
+        chosen = self.random.choice(facts)
+        what = self.random.choice(("open", "closed", None, "hint"))
+        self.watch.note("operator", f"{what} for {chosen.service} {chosen.target}")
+        if what == "hint":
+            self.engine.breakers.hint(chosen.target, self.engine.clock_ns())
+        else:
+            self.engine.breakers.force(chosen.service, chosen.target, what)
+
+    def _set_wall_clock(self, by_ns: int) -> None:
+        self.watch.note("world", f"the wall clock is set by {by_ns / 1e9:.0f} s")
+        self.wall_offset_ns += by_ns
+
+    def _drain(self) -> None:
+        """The process is to stop: all calls are ended for a reason of its own."""
+        self.watch.note("world", "all calls are ended")
+        for caller in self.watch.callers:
+            if caller.task is not None and caller.done_at is None and caller.gone_at is None:
+                caller.call.aborted = Draining("the process stops")
+                caller.gone_at = self.watch.now
+                caller.task.cancel()
+
+    # --- the end
+
+    def _check_rest(self) -> None:
+        """When all is over nothing is held, waited for or owed."""
+        engine, watch = self.engine, self.watch
+        for service, places in engine.admission.places.items():
+            if places.taken or places.waiting:
+                watch.broken("world", f"service {service} has {places.taken} places taken and {places.waiting} calls waiting")
+        for name, tenant in engine.admission.tenants._tenants.items():
+            if tenant.line or tenant.tokens_waiting:
+                watch.broken("world", f"tenant {name} has calls waiting: {len(tenant.line)}, {tenant.tokens_waiting} tokens")
+        if engine.ledger.pending() or self.ledger.open:
+            watch.broken("world", f"{engine.ledger.pending()} reservations hold something; not settled: {list(self.ledger.open)}")
+        self._check_money()
+        later_ns = engine.clock_ns() + int(_AFTER_S * 1e9)
+        later_ns += int(max((until - watch.now for until in watch.blocked_until.values()), default=0) * 1e9)
+        for fact in engine.breakers.listing(later_ns):
+            if fact.state == "open" and not fact.forced:
+                watch.broken("world", f"the breaker of {fact.service} {fact.target} stays open")
+        for fact in engine.breakers.listing(later_ns):
+            breaker = engine.breakers.of(fact.service, fact.target)
+            if not fact.forced and not isinstance(breaker.permit(later_ns), int):
+                watch.broken("world", f"the breaker of {fact.service} {fact.target} gives no permit: a trial was never handed back")
+
+    def _check_money(self) -> None:
+        for tenant in TENANTS:
+            calls = [caller.call for caller in self.watch.callers if caller.call is not None and caller.call.tenant == tenant]
+            balance = self.engine.ledger.balance(f"tenant:{tenant}:day", self.wall_ns())
+            if balance is None:
+                continue
+            if balance.pending_nano_usd or balance.pending_tokens:
+                self.watch.broken(
+                    "world", f"tenant {tenant} has {balance.pending_nano_usd} nano-USD, {balance.pending_tokens} tokens pending"
+                )
+            spent = sum(call.nano_usd for call in calls), sum(tokens(call.usage) for call in calls)
+            if (balance.used_nano_usd, balance.used_tokens) != spent:
+                posted = (balance.used_nano_usd, balance.used_tokens)
+                self.watch.broken("world", f"tenant {tenant} was charged {posted} (nano-USD, tokens), and its calls used {spent}")
+
+
+class _Attempts(list):
+    """A call's list of attempts, which tells the watch of each."""
+
+    def __init__(self, watch: Watch, caller: Caller) -> None:
+        super().__init__()
+        self._watch = watch
+        self._caller = caller
+
+    def append(self, tried) -> None:
+        super().append(tried)
+        self._watch.tried(self._caller, tried)
+
+
+def play(seed: int) -> Outcome:
+    """Run one seed to its end."""
+    return World(seed).play()
+
+
+def run_part(seeds: range) -> list[Outcome]:
+    """Run some seeds in this process; of those that broke no rule the trace is left out."""
+    gc.collect()
+    gc.freeze()  # each seed ends with a collection, which need not look at what was there before
+    outcomes = []
+    for seed in seeds:
+        outcome = play(seed)
+        outcome.trace.clear()
+        outcomes.append(outcome)
+    return outcomes
