@@ -29,11 +29,16 @@ from sidecar.call import Call, Caller, Chunk, GenerateAsk, GenerateRequest, Mess
 from sidecar.catalog import Catalog
 from sidecar.catalog import load as load_catalog
 from sidecar.counting import count_text
+from sidecar.edge import http_native
 from sidecar.edge.calls import Calls
 from sidecar.edge.health import HealthService
+from sidecar.edge.http import Door
+from sidecar.edge.http_server import HttpServer
+from sidecar.edge.keys import Keys
 from sidecar.edge.ops import OpsService
 from sidecar.edge.probes import application
 from sidecar.edge.rpc import LLMService
+from sidecar.edge.tls import BadCertificate, Certificates
 from sidecar.engine import Engine
 from sidecar.errors import SettingsError, SidecarError, StoreFailed
 from sidecar.names import new_event_loop
@@ -89,7 +94,7 @@ async def _serve(settings: Settings) -> int:
     _require_fallbacks(settings, catalog)
     engine = make_engine(settings, catalog, log)
     _open_store(engine)
-    doors = _Doors(engine, (*settings.notices, *catalog.notices, *skipped_providers(settings)))
+    doors = _Doors(engine, (*settings.notices, *catalog.notices, *skipped_providers(settings), *found))
     try:
         await doors.open()
         peers = await connect_hints(engine)
@@ -146,7 +151,7 @@ async def _until_stopped(engine: Engine, doors: _Doors, peers: Hints | None) -> 
 
 
 class _Doors:
-    """The gRPC server and the operations port: opened first, so that probes have somebody to ask while providers are imported."""
+    """The gRPC and HTTP servers and the operations port: opened first, so that probes have somebody to ask while providers are imported."""
 
     def __init__(self, engine: Engine, notices: tuple[str, ...]) -> None:
         self._engine = engine
@@ -159,17 +164,22 @@ class _Doors:
         self.bound: list[str] = []
 
     async def open(self) -> None:
+        self._keys = Keys(engine.settings.auth)
         """Listen, and say NOT_SERVING. Raises StartError where an address is taken."""
+        self._http: HttpServer | None = None
         server = self._server
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        llm_pb2_grpc.add_LLMServiceServicer_to_server(LLMService(self._engine, self._calls), server)
+        llm_pb2_grpc.add_LLMServiceServicer_to_server(LLMService(self._engine, self._calls, self._keys), server)
         ops_pb2_grpc.add_OpsServiceServicer_to_server(OpsService(self._engine, self._calls, self.drain, self._notices), server)
         if self._settings.reflection:
             from grpc_reflection.v1alpha import reflection
 
             names = (*SERVICES[1:], health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
-        self.bound = _bind(server, self._settings)
+        certificates = _certificates(self._engine)
+        self.bound = _bind(server, self._settings, certificates)
+        if self._engine.settings.http.listen:
+            self.bound.append(await self._open_http(certificates))
         if self._settings.ops_listen:
             self._probes = await _open_probes(self._settings.ops_listen, self._engine.meter.metrics.registry, self._is_serving)
         await server.start()
@@ -179,6 +189,15 @@ class _Doors:
         for notice in self._notices:
             self._engine.meter.log.write("warning", notice)
         self._calls.ready = True
+    async def _open_http(self, certificates: Certificates | None) -> str:
+        settings = self._engine.settings.http
+        app = Door(self._engine, self._calls, self._keys).application(http_native.routes)
+        self._http = HttpServer(app, settings, certificates, _LAST_WORDS_S)
+        try:
+            return f"{'http' if certificates is None else 'https'}://{await self._http.open()}"
+        except OSError as error:
+            raise StartError(f"cannot listen on {settings.listen} (http.listen): {error.strerror}") from None
+
         self._engine.health.announce()
 
     async def drain(self) -> int:
@@ -205,6 +224,8 @@ class _Doors:
             await self._probes.cleanup()
 
     def _is_serving(self) -> bool:
+        if self._http is not None:
+            await self._http.close()
         # /readyz does not follow providers, as gRPC health does: a provider's outage is no reason to take the pod out of its own service.
         # What runs there can still do what needs no model, and all other pods, which ask the same provider, would go with it.
         return self._calls.ready and not self._calls.draining
@@ -371,15 +392,25 @@ def _server(max_message_bytes: int) -> grpc.aio.Server:
     )
 
 
-def _bind(server: grpc.aio.Server, settings: Server) -> list[str]:
+def _certificates(engine: Engine) -> Certificates | None:
+    """Of [tls]; None: there are none. Raises StartError."""
+    if not engine.settings.tls.cert_file:
+        return None
+    try:
+        return Certificates(engine.settings.tls, partial(engine.meter.event, "certificate"))
+    except BadCertificate as error:
+        raise StartError(f"{error} (tls)") from None
+
+
+def _bind(server: grpc.aio.Server, settings: Server, certificates: Certificates | None) -> list[str]:
     """Open the gRPC doors. Returns their addresses. Raises StartError in one line."""
     bound = []
     if settings.listen:
         _require_free(settings.listen)
-        bound.append(f"{settings.listen.rpartition(':')[0]}:{_open(server, settings.listen)}")
+        bound.append(f"{settings.listen.rpartition(':')[0]}:{_open(server, settings.listen, certificates)}")
     if settings.socket:
         _require_free_socket(settings.socket)
-        _open(server, f"unix:{settings.socket}")
+        _open(server, f"unix:{settings.socket}", None)
         # Containers of one pod have users of their own, and connecting takes the right to write. Who may come near is the folder's to say;
         # a port on loopback is open to the whole pod as well.
         Path(settings.socket).chmod(0o666)
@@ -387,7 +418,7 @@ def _bind(server: grpc.aio.Server, settings: Server) -> list[str]:
     return bound
 
 
-def _open(server: grpc.aio.Server, address: str) -> int:
+def _open(server: grpc.aio.Server, address: str, certificates: Certificates | None) -> int:
     try:
         return int(server.add_insecure_port(address))
     except RuntimeError:
@@ -398,6 +429,8 @@ def _require_free(address: str) -> None:
     """Try the door first: gRPC itself says why it cannot open one only in a log line of its own form."""
     host, _, port = address.rpartition(":")
     try:
+        if certificates is not None:
+            return int(server.add_secure_port(address, certificates.credentials()))
         family, kind, protocol, _, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: a closed connection's port is free

@@ -68,12 +68,15 @@ async def sidecar(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def start_sidecar(upstream: Upstream, tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Sidecar]]]:
-    """A factory of sidecars with settings of their own: `await start_sidecar(tables, server_lines)`. Only `compatible` is configured."""
+    """A factory of sidecars with settings of their own: `await start_sidecar(tables, server_lines, http=http_lines)`.
+
+    Only `compatible` is configured.
+    """
     running: list[Sidecar] = []
 
-    async def factory(tables: str = "", server: str = "", *, wait: bool = True) -> Sidecar:
+    async def factory(tables: str = "", server: str = "", *, http: str = "", wait: bool = True) -> Sidecar:
         shared = SHARED + provider_tables(upstream.url, "compatible") + SMALL_MODELS
-        one = await start(tmp_path, shared + tables, server)
+        one = await start(tmp_path, shared + tables, server, http=http)
         running.append(one)
         return await one.until_serving() if wait else one
 

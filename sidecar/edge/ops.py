@@ -85,7 +85,7 @@ class OpsService(ops_pb2_grpc.OpsServiceServicer):
 
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:  # noqa: N802
         async with Rescue(context, self._engine.meter.log, self._engine.degradations) as rescue:
-            rescue.call = call = make_call(self._engine, "count_tokens", either_request(request), context, None)
+            rescue.call = call = make_call(self._engine, "count_tokens", either_request(request), context, None, None)
             self._calls.require_ready()
             plan(self._engine, call)
             dearest = max(call.candidates, key=lambda c: c.max_nano_usd)

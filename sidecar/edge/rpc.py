@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 import grpc
 
 from sidecar.call import Call, Chunk, EmbedRequest, GenerateRequest, Operation, Send, Start
+from sidecar.edge.arrivals import METADATA, arrive, note
 from sidecar.edge.calls import Calls
+from sidecar.edge.keys import Keys
 from sidecar.edge.pace import Pace
 from sidecar.edge.rescue import Context, Rescue
 from sidecar.edge.wire import (
@@ -28,22 +29,19 @@ from sidecar.pipeline import plan, run
 from sidecar.v1 import llm_pb2 as pb
 from sidecar.v1 import llm_pb2_grpc
 
-_CALLER = ("service", "node", "tenant", "user", "plan", "run", "agent")
-_METADATA = frozenset({"accept-language", "traceparent", *(f"x-sidecar-{name}" for name in _CALLER)})
-_MARGIN = 0.05  # share of the caller's time kept back, at most 50 ms, so that our status arrives before its deadline does
-
 
 class LLMService(llm_pb2_grpc.LLMServiceServicer):
     """Translates; `Calls` knows which calls are in flight and whether new ones are welcome."""
 
-    def __init__(self, engine: Engine, calls: Calls) -> None:
+    def __init__(self, engine: Engine, calls: Calls, keys: Keys | None = None) -> None:
         self._engine = engine
         self._calls = calls
+        self._keys = keys
         self._pace = Pace()
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:  # noqa: N802
         async with Rescue(context, self._engine.meter.log, self._engine.degradations) as rescue:
-            rescue.call = call = make_call(self._engine, "generate", generate_request(request), context, None)
+            rescue.call = call = make_call(self._engine, "generate", generate_request(request), context, self._keys, None)
             await self._run(call)
             return generate_response(call, time.monotonic(), with_text=True)
 
@@ -70,7 +68,7 @@ class LLMService(llm_pb2_grpc.LLMServiceServicer):
         pace.begin()
         try:
             async with Rescue(context, self._engine.meter.log, self._engine.degradations) as rescue:
-                rescue.call = call = make_call(self._engine, "stream", generate_request(request), context, send)
+                rescue.call = call = make_call(self._engine, "stream", generate_request(request), context, self._keys, send)
                 await self._run(call)
                 await write(pb.StreamEvent(end=generate_response(call, time.monotonic(), with_text=False)))
         finally:
@@ -79,13 +77,13 @@ class LLMService(llm_pb2_grpc.LLMServiceServicer):
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:  # noqa: N802
         async with Rescue(context, self._engine.meter.log, self._engine.degradations) as rescue:
-            rescue.call = call = make_call(self._engine, "embed", embed_request(request), context, None)
+            rescue.call = call = make_call(self._engine, "embed", embed_request(request), context, self._keys, None)
             await self._run(call)
             return embed_response(call, time.monotonic())
 
     async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:  # noqa: N802
         async with Rescue(context, self._engine.meter.log, self._engine.degradations) as rescue:
-            rescue.call = call = make_call(self._engine, "count_tokens", either_request(request), context, None)
+            rescue.call = call = make_call(self._engine, "count_tokens", either_request(request), context, self._keys, None)
             self._calls.begin(call)
             try:
                 plan(self._engine, call)
@@ -111,32 +109,22 @@ def either_request(message: pb.CountTokensRequest | Any) -> GenerateRequest | Em
     raise InvalidRequest("request is empty; set generate or embed", field="request")
 
 
-def make_call(engine: Engine, operation: Operation, request: GenerateRequest | EmbedRequest, context: Context, send: Send | None) -> Call:
-    now = time.monotonic()
-    left = context.time_remaining()
-    total = engine.settings.timeouts.total_ms / 1000 if left is None else max(0.0, left - min(0.05, left * _MARGIN))
-    return Call(
-        id=os.urandom(16).hex(),
-        operation=operation,
-        request=request,
-        metadata=_metadata(context),
-        arrived=now,
-        deadline=now + total,
-        send=send,
-    )
+def make_call(
+    engine: Engine, operation: Operation, request: GenerateRequest | EmbedRequest, context: Context, keys: Keys | None, send: Send | None
+) -> Call:
+    """`keys`: the call needs one of these. Raises InvalidRequest, Unauthenticated and NotAllowed."""
+    metadata, authorization = _metadata(context)
+    if keys is not None and keys.is_needed:
+        keys.admit(authorization, request.caller, metadata)
+    return arrive(engine, operation, request, metadata, context.time_remaining(), send)
 
 
-def _metadata(context: Context) -> dict[str, str]:
+def _metadata(context: Context) -> tuple[dict[str, str], str]:
     found: dict[str, str] = {}
+    authorization = ""
     for key, value in context.invocation_metadata() or ():
-        if key in _METADATA:
-            # gRPC turns bytes that are no UTF-8 into other letters without a word: only ASCII is sure to be what was sent.
-            if isinstance(value, bytes) or not value.isascii():
-                if key == "accept-language":  # no call fails for the language in which its failure would be told
-                    continue
-                raise InvalidRequest(
-                    f"metadata {key} holds bytes that are not ASCII, all that metadata can carry; put the name into the message's caller",
-                    field=key,
-                )
-            found[key] = value
-    return found
+        if key in METADATA:
+            note(found, key, value)
+        elif key == "authorization" and isinstance(value, str):
+            authorization = value
+    return found, authorization

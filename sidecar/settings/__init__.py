@@ -54,9 +54,7 @@ Url = Annotated[
     ),
 ]
 Key = Annotated[str, Meta(pattern=r"^[!-~]+$", description="a key: printable ASCII without spaces or line breaks")]
-Sha256 = Annotated[
-    str, Meta(pattern=r"^[0-9a-f]{64}$", description="the SHA-256 of a token, 64 hex digits: printf %s TOKEN | sha256sum")
-]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$", description="the SHA-256 of a token, 64 hex digits: printf %s TOKEN | sha256sum")]
 Origin = Annotated[
     str, Meta(pattern=r"^https?://[a-z0-9.\[\]:-]+$", description='an origin as browsers send it, like "https://oracle.example.com"')
 ]

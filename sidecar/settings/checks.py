@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from sidecar.days import zone_of
 from sidecar.errors import SettingsError
 from sidecar.settings.reading import nearest, shown
 from sidecar.settings.variables import ALIASES, KINDS
@@ -31,6 +32,9 @@ _OTEL = {
 def check(settings: Settings) -> None:
     """Raises SettingsError for the first mistake found."""
     _doors(settings)
+    _usage(settings)
+    for table, zone in (("limits", settings.limits.time_zone), ("usage", settings.usage.time_zone)):
+        _zone(settings, table, zone)
     for name, provider in settings.providers.items():
         _provider(settings, name, provider)
     for name in settings.profile.preferred:
@@ -44,20 +48,44 @@ def check(settings: Settings) -> None:
             raise SettingsError(settings.origin("tracing", "otel", name), "", f"found {shown(value)}, expected {expected}")
 
 
+def _zone(settings: Settings, table: str, name: str) -> None:
+    try:
+        zone_of(name)
+    except ValueError:
+        expected = "expected a time zone like Asia/Seoul (the system's, or the package tzdata's), or UTC"
+        raise SettingsError(settings.origin(table, "time_zone"), "", f"found {shown(name)}, {expected}") from None
+
+
+def _usage(settings: Settings) -> None:
+    usage = settings.usage
+    if usage.postgres is None:
+        return
+    if "password=" in usage.postgres:
+        expected = "expected an address without one: set usage.postgres_password"
+        raise SettingsError(settings.origin("usage", "postgres"), "", f"found a password, {expected}")
+    if settings.server.data_dir is None:
+        problem = "is set without server.data_dir, expected a folder there too: in it rows wait while PostgreSQL is away"
+        raise SettingsError(settings.origin("usage", "postgres"), "", problem)
+
+
 def _doors(settings: Settings) -> None:
-    server = settings.server
-    for field, address in (("listen", server.listen), ("ops_listen", server.ops_listen)):
+    server, http = settings.server, settings.http
+    addresses = {("server", "listen"): server.listen, ("server", "ops_listen"): server.ops_listen, ("http", "listen"): http.listen}
+    for key, address in addresses.items():
         port = address.rpartition(":")[2]
         if port and int(port) > 65535:
-            raise SettingsError(settings.origin("server", field), "", f"found port {port}, expected one from 0 to 65535")
-    host = server.listen.rpartition(":")[0]
-    if host and not _LOOPBACK.fullmatch(host):
-        raise SettingsError(
-            settings.origin("server", "listen"),
-            "",
-            f"found {shown(server.listen)}, expected a loopback address (127.0.0.1, localhost, [::1]): every other one needs TLS or a "
-            "token, which this version does not have; server.socket shares the sidecar between the containers of one pod",
-        )
+            raise SettingsError(settings.origin(*key), "", f"found port {port}, expected one from 0 to 65535")
+    _proofs(settings)
+    for key in (("server", "listen"), ("http", "listen")):
+        host = addresses[key].rpartition(":")[0]
+        if host and not _LOOPBACK.fullmatch(host) and not settings.tls.cert_file and not settings.auth.tokens:
+            raise SettingsError(
+                settings.origin(*key),
+                "",
+                f"found {shown(addresses[key])}, expected a loopback address (127.0.0.1, localhost, [::1]) as long as anybody may call: "
+                "for another one set TLS (tls.cert_file and tls.key_file, and tls.client_ca_file for callers' certificates) or a token "
+                "(auth.tokens.NAME.sha256); server.socket shares the sidecar between the containers of one pod",
+            )
     if not server.listen and not server.socket:
         raise SettingsError(
             settings.origin("server", "listen"), "", "found nothing to listen on, expected an address here or a path in server.socket"
@@ -68,6 +96,23 @@ def _doors(settings: Settings) -> None:
             "",
             f"found a path of {len(server.socket.encode())} bytes, expected at most {_SOCKET_PATH_BYTES}",
         )
+
+
+def _proofs(settings: Settings) -> None:
+    """Certificates and tokens, by which callers and the sidecar prove who they are."""
+    tls, auth = settings.tls, settings.auth
+    for field, needed in (("cert_file", "key_file"), ("key_file", "cert_file"), ("client_ca_file", "cert_file")):
+        if getattr(tls, field) and not getattr(tls, needed):
+            raise SettingsError(settings.origin("tls", needed), "", f"is missing, expected a file beside tls.{field}")
+    seen = {auth.ops_sha256: "auth.ops_sha256"} if auth.ops_sha256 is not None else {}
+    for name, token in auth.tokens.items():
+        first = seen.setdefault(token.sha256, f"auth.tokens.{name}")
+        if first != f"auth.tokens.{name}":
+            raise SettingsError(settings.origin("auth", "tokens", name, "sha256"), "", f"found the token of {first}, expected another one")
+        if "." in token.node and token.service and token.node.partition(".")[0] != token.service:
+            raise SettingsError(
+                settings.origin("auth", "tokens", name, "node"), "", f"found {shown(token.node)}, expected a node of {shown(token.service)}"
+            )
 
 
 def _provider(settings: Settings, name: str, provider: ProviderSettings) -> None:

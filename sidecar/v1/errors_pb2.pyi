@@ -79,7 +79,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 25
     """RESOURCE_EXHAUSTED. As many calls of this service are under way, and waiting, as settings allow. Wait as RetryInfo says."""
     ERROR_REASON_NOT_ALLOWED: _ErrorReason.ValueType  # 26
-    """PERMISSION_DENIED. The user's plan does not allow it; the message says what it allows. Choose one of these."""
+    """PERMISSION_DENIED. The user's plan, or the caller's token, does not allow it; the message says what it allows. Choose one of these."""
     ERROR_REASON_UNKNOWN_BREAKER: _ErrorReason.ValueType  # 27
     """NOT_FOUND. No circuit breaker of that service and target is in use. Take one of OpsService.ListBreakers."""
     ERROR_REASON_PROVIDER_EMPTY: _ErrorReason.ValueType  # 28
@@ -88,6 +88,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE. The provider answered with another type of content than was asked for, for example HTML. Try again."""
     ERROR_REASON_STORE_FAILED: _ErrorReason.ValueType  # 30
     """UNAVAILABLE. What the sidecar keeps in its folder could not be written: the disk is full, or gone. Tell the operator."""
+    ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 31
+    """UNAUTHENTICATED. The sidecar's callers need a token, and this call has none, or one that it does not know. Send it as metadata
+    `authorization: Bearer TOKEN`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason a call can fail for. ErrorInfo.reason carries the name without prefix; ErrorInfo.domain is `llm-sidecar`."""
@@ -145,7 +149,7 @@ ERROR_REASON_NOT_READY: ErrorReason.ValueType  # 24
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 25
 """RESOURCE_EXHAUSTED. As many calls of this service are under way, and waiting, as settings allow. Wait as RetryInfo says."""
 ERROR_REASON_NOT_ALLOWED: ErrorReason.ValueType  # 26
-"""PERMISSION_DENIED. The user's plan does not allow it; the message says what it allows. Choose one of these."""
+"""PERMISSION_DENIED. The user's plan, or the caller's token, does not allow it; the message says what it allows. Choose one of these."""
 ERROR_REASON_UNKNOWN_BREAKER: ErrorReason.ValueType  # 27
 """NOT_FOUND. No circuit breaker of that service and target is in use. Take one of OpsService.ListBreakers."""
 ERROR_REASON_PROVIDER_EMPTY: ErrorReason.ValueType  # 28
@@ -154,6 +158,10 @@ ERROR_REASON_PROVIDER_WRONG_TYPE: ErrorReason.ValueType  # 29
 """UNAVAILABLE. The provider answered with another type of content than was asked for, for example HTML. Try again."""
 ERROR_REASON_STORE_FAILED: ErrorReason.ValueType  # 30
 """UNAVAILABLE. What the sidecar keeps in its folder could not be written: the disk is full, or gone. Tell the operator."""
+ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 31
+"""UNAUTHENTICATED. The sidecar's callers need a token, and this call has none, or one that it does not know. Send it as metadata
+`authorization: Bearer TOKEN`.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

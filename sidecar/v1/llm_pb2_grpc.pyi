@@ -39,6 +39,8 @@ class LLMServiceStub:
     account, and sidecar.v1.Partial once something was produced or spent.
 
     - INVALID_ARGUMENT: the request is wrong; the message says which field, what was found and what is allowed. Change it.
+    - UNAUTHENTICATED, PERMISSION_DENIED: the call needs a token (metadata `authorization: Bearer TOKEN`), or its token, or the user's plan,
+      does not allow it. Ask the operator.
     - FAILED_PRECONDITION: no provider is configured for this, or the sidecar's own key was refused. Tell the operator.
     - NOT_FOUND: the provider has no such model. Tell the operator, or ask for another model.
     - RESOURCE_EXHAUSTED: a budget, a rate limit or the provider's quota is used up, or the message is over the size
@@ -79,6 +81,8 @@ class LLMServiceAsyncStub(LLMServiceStub):
     account, and sidecar.v1.Partial once something was produced or spent.
 
     - INVALID_ARGUMENT: the request is wrong; the message says which field, what was found and what is allowed. Change it.
+    - UNAUTHENTICATED, PERMISSION_DENIED: the call needs a token (metadata `authorization: Bearer TOKEN`), or its token, or the user's plan,
+      does not allow it. Ask the operator.
     - FAILED_PRECONDITION: no provider is configured for this, or the sidecar's own key was refused. Tell the operator.
     - NOT_FOUND: the provider has no such model. Tell the operator, or ask for another model.
     - RESOURCE_EXHAUSTED: a budget, a rate limit or the provider's quota is used up, or the message is over the size
@@ -115,6 +119,8 @@ class LLMServiceServicer(metaclass=_abc_1.ABCMeta):
     account, and sidecar.v1.Partial once something was produced or spent.
 
     - INVALID_ARGUMENT: the request is wrong; the message says which field, what was found and what is allowed. Change it.
+    - UNAUTHENTICATED, PERMISSION_DENIED: the call needs a token (metadata `authorization: Bearer TOKEN`), or its token, or the user's plan,
+      does not allow it. Ask the operator.
     - FAILED_PRECONDITION: no provider is configured for this, or the sidecar's own key was refused. Tell the operator.
     - NOT_FOUND: the provider has no such model. Tell the operator, or ask for another model.
     - RESOURCE_EXHAUSTED: a budget, a rate limit or the provider's quota is used up, or the message is over the size

@@ -99,8 +99,11 @@ class Sidecar(Process):
     def __init__(self, folder: Path, settings: str) -> None:
         port = free_port()
         self.target = f"127.0.0.1:{port}"
+        self.http = f"127.0.0.1:{free_port()}"
         file = folder / f"{port}.toml"
-        file.write_text(f'[server]\nlisten = "{self.target}"\nops_listen = "127.0.0.1:{free_port()}"\n{settings}')
+        file.write_text(
+            f'[server]\nlisten = "{self.target}"\nops_listen = "127.0.0.1:{free_port()}"\n[http]\nlisten = "{self.http}"\n{settings}'
+        )
         self.errors = folder / f"{port}.log"
         super().__init__("-m", "sidecar", "serve", "--settings", str(file), errors=self.errors)
         self._await_serving()

@@ -72,8 +72,9 @@ def provider_tables(url: str, *names: str) -> str:
 class Sidecar:
     """A running sidecar: its channel, its stubs, its ports. Everything it writes to standard error is in `log`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, port: int, ops_port: int, log: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, port: int, ops_port: int, log: Path, http_port: int = 0) -> None:
         self.process = process
+        self.http_url = f"http://127.0.0.1:{http_port}"
         self.target = f"127.0.0.1:{port}"
         self.ops_url = f"http://127.0.0.1:{ops_port}"
         self._log = log
@@ -138,7 +139,9 @@ class Sidecar:
 
 
 async def spawn(settings: Path, stderr: Path, environ: dict[str, str] | None = None) -> asyncio.subprocess.Process:
-    """`sidecar serve` with nothing of the tester's own keys in its environment."""
+    """`sidecar serve` with nothing of the tester's own keys in its environment. Where settings say nothing of HTTP it takes a free port."""
+    if "[http]" not in settings.read_text():  # noqa: ASYNC240  (a small file)
+        environ = {"SIDECAR_HTTP__LISTEN": "127.0.0.1:0"} | (environ or {})
     clean = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "PYTHONPATH")}
     with stderr.open("wb") as log:
         return await asyncio.create_subprocess_exec(
@@ -146,10 +149,12 @@ async def spawn(settings: Path, stderr: Path, environ: dict[str, str] | None = N
         )
 
 
-async def start(folder: Path, tables: str, server: str = "", environ: dict[str, str] | None = None) -> Sidecar:
-    """Start a sidecar on free ports with these settings; `server` are lines of [server]. It may not be serving yet."""
-    port, ops_port = free_port(), free_port()
+async def start(folder: Path, tables: str, server: str = "", environ: dict[str, str] | None = None, http: str = "") -> Sidecar:
+    """Start a sidecar on free ports with these settings; `server` and `http` are lines of these tables. It may not be serving yet."""
+    port, http_port, ops_port = free_port(), free_port(), free_port()
     settings = folder / f"settings-{port}.toml"
-    settings.write_text(f'[server]\nlisten = "127.0.0.1:{port}"\nops_listen = "127.0.0.1:{ops_port}"\n{server}\n{tables}')
+    doors = f'[server]\nlisten = "127.0.0.1:{port}"\nops_listen = "127.0.0.1:{ops_port}"\n{server}\n'
+    doors += f'[http]\nlisten = "127.0.0.1:{http_port}"\n{http}\n'
+    settings.write_text(doors + tables)
     log = folder / f"log-{port}.jsonl"
-    return Sidecar(await spawn(settings, log, environ), port, ops_port, log)
+    return Sidecar(await spawn(settings, log, environ), port, ops_port, log, http_port)
