@@ -43,6 +43,7 @@ class Exchange:
         self.arrived_at = asyncio.get_running_loop().time()
         self.pieces_sent = 0
         self.closed_at: float | None = None  # the caller closed the connection while it was being answered
+        self.ended_at: float | None = None
         self._ended = asyncio.Event()
 
     @property
@@ -168,6 +169,7 @@ class Upstream:
             exchange.closed_at = asyncio.get_running_loop().time()
             raise
         finally:
+            exchange.ended_at = asyncio.get_running_loop().time()
             exchange._ended.set()
 
 
