@@ -200,7 +200,7 @@ class Try:
                 self._vectors = reply = await provider.embed(ask)
                 self._observe(reply.head)
         except TimeoutError:
-            raise self._too_slow(self._now() - began, until - began < answer_s) from None
+            raise self._too_slow(self._now() - began, until < began + answer_s) from None
         if len(reply.vectors) != len(request.inputs):
             self._vectors = None
             raise ProviderGarbled(f"{provider.name} answered {len(reply.vectors)} vectors for {len(request.inputs)} inputs")
@@ -221,7 +221,9 @@ class Try:
         send = None if strict or _on_cut(call) == "hold" else call.send
         began = now()
         whole = began + (timeouts.stream_ms / 1000 if streaming else answer_s)
-        first = min(whole, self._share(), began + first_s if streaming else inf)
+        share = self._share()
+        first = min(whole, share, began + first_s if streaming else inf)
+        headers = began + timeouts.headers_ms / 1000 if streaming else inf
         begun = headed = False
 
         async def emit(chunks: Sequence[Chunk]) -> None:
@@ -252,12 +254,12 @@ class Try:
                     await self._send_on(chunks)
             silence.until = min(now() + idle_s, whole)
 
-        silence = TimeLimit(min(first, began + timeouts.headers_ms / 1000) if streaming else first)
+        silence = TimeLimit(min(first, headers))
         try:
             with silence:
                 await candidate.provider.generate(_written(call, candidate, request), emit)
         except TimeoutError:
-            is_shared = first < min(whole, began + first_s if streaming else inf)
+            is_shared = share < min(whole, began + first_s if streaming else inf, inf if headed else headers)
             raise self._too_slow(now() - began, is_shared, begun=begun, headed=headed, is_whole=now() >= whole - 0.01) from None
         answer.prove(candidate.model.provider, may_be_empty=bool(request.stop))
         if strict and answer.finish not in _NO_ANSWER and call.response_format is not None and call.response_format.schema is not None:

@@ -27,7 +27,7 @@ async def attempt(engine: Engine, call: Call) -> None:
     failure: SidecarError | None = None
     waits: list[int | None] = []  # that any candidate asked for: the shortest is told
     while turns and len(call.attempts) < most:
-        await _wait_until(engine, turns[0].not_before)
+        await _wait_for(engine, call, turns)
         _require_time(engine, call)
         failed = await _ask(engine, call, turns)
         if not failed:
@@ -150,10 +150,13 @@ def _require_time(engine: Engine, call: Call) -> None:
         raise TimeoutError
 
 
-async def _wait_until(engine: Engine, moment: float) -> None:
-    pause = moment - engine.clock_ns() / 1e9
-    if pause > 0:
-        await asyncio.sleep(pause)
+async def _wait_for(engine: Engine, call: Call, turns: list[_Turn]) -> None:
+    """Until the next try is due, or no longer worth waiting for: its breaker has opened, and somebody else can be asked."""
+    turn = turns[0]
+    while (pause := turn.not_before - engine.clock_ns() / 1e9) > 0:
+        await asyncio.sleep(min(pause, _LOOK_S[1]))
+        if len(turns) > 1 and turn.not_before - engine.clock_ns() / 1e9 > 0 and not _lets_through(engine, call, turn.candidate, 0.0):
+            return  # its try will not be made, and the next one's turn comes
 
 
 # --- hedging --------------------------------------------------------------------------------------------------------------------

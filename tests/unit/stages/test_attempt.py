@@ -308,3 +308,13 @@ async def test_callers_in_a_hurry_open_no_breaker():
     for _ in range(3):
         await patient.run(seconds=0.2)
     assert outcomes(await patient.run(seconds=0.2)) == [("anthropic", "ok")]
+
+
+async def test_nobody_sleeps_on_a_model_whose_breaker_opens_meanwhile():
+    bench = Bench([(errors.ProviderRateLimited("slow down", status=429, retry_after_ms=60_000),), (DOWN,)])
+    waiting = asyncio.create_task(bench.run(seconds=300))
+    while not bench.openai.asks:
+        await asyncio.sleep(0.01)
+    await bench.run()  # three more failures: the breaker opens
+    call = await asyncio.wait_for(waiting, 5)
+    assert outcomes(call) == [("openai", "PROVIDER_RATE_LIMITED"), ("anthropic", "ok")]
