@@ -13,6 +13,7 @@
     [http]              the HTTP door: address, limits, streams, browsers' origins
     [tls]               certificate of both doors, and of whom they let in
     [auth]              tokens of callers and operators             SIDECAR_AUTH__TOKENS__ORACLE__SHA256=...
+    [usage]             the usage log: for how long, which days, a PostgreSQL that pods share
     [catalog] [timeouts] [limits] [admission] [health] [redis] [logging] [tracing]
 
 A variable's name is `SIDECAR_`, then the key path in upper case with `__` between its parts; what is no letter or digit in a name is
@@ -75,6 +76,14 @@ RedisUrl = Annotated[
     ),
 ]
 
+PostgresUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"^postgres(ql)?://([^\s/@:?#]+@)?[^\s/@?#]+(/[^\s/?#]*)?(\?[^\s#]*)?$",
+        description='an address like "postgresql://sidecar@db:5432/usage?sslmode=verify-full" (the password belongs into a key of its own)',
+    ),
+]
+
 # The failures that a rule can be set for; what each means is in `errors.py`.
 FailureName = Literal["rate_limited", "unavailable", "garbled", "stream_cut", "timeout", "first_token", "schema_violated"]
 
@@ -82,7 +91,7 @@ FailureName = Literal["rate_limited", "unavailable", "garbled", "stream_cut", "t
 class Server(Struct, frozen=True):
     """The gRPC door and the operations port. Other addresses than loopback need [tls] or [auth], the operations port's apart.
 
-    `data_dir` holds the models that users prefer, and nothing else yet.
+    `data_dir` holds the models that users prefer and the usage log, and nothing else yet.
     """
 
     listen: Address = "127.0.0.1:50051"  # port 0: any free one; "": no TCP door (then `socket` must be set)
@@ -425,6 +434,23 @@ class Limits(Struct, frozen=True):
     tenant_tokens_per_minute: Count | None = None
 
 
+class UsageSettings(Struct, frozen=True):
+    """The usage log: one row per call in server.data_dir, which it needs; with `postgres` rows go on from there to one that pods share.
+
+    In a PostgreSQL rows go by whole months, so that they stay for up to a month longer than `keep_days`.
+    """
+
+    keep_days: Annotated[int, Meta(ge=1, le=36_500)] = 90  # one row per call
+    keep_statistics_days: Annotated[int, Meta(ge=1, le=36_500)] = 1_100  # sums of each day, by tenant, service, node and model
+    time_zone: str = "UTC"  # of days: a name like Asia/Seoul; rows keep the day that they were given
+    postgres: PostgresUrl | None = None  # None: the file alone
+    postgres_password: Key | None = None
+
+    def __repr__(self) -> str:
+        hidden = "hidden" if self.postgres_password else "none"
+        return f"UsageSettings(time_zone={self.time_zone!r}, postgres={self.postgres!r}, postgres_password={hidden})"
+
+
 class Logging(Struct, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     content: bool = False  # prompts and answers in the log; keys never
@@ -466,6 +492,7 @@ class Tables(Struct, frozen=True):
     admission: Admission = Admission()
     health: Health = Health()
     redis: Redis = Redis()
+    usage: UsageSettings = UsageSettings()
     logging: Logging = Logging()
     tracing: Tracing = Tracing()
 
@@ -534,7 +561,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
 def _idle(settings: Settings, raw: Mapping[str, Any]) -> Iterator[str]:
     """One line per setting that somebody has set and that does nothing yet, or not all that one may think."""
     if settings.server.data_dir is not None:
-        yield f"{settings.origin('server', 'data_dir')} keeps users' preferences only: budgets and cached answers live in memory yet"
+        yield f"{settings.origin('server', 'data_dir')} keeps users' preferences and the usage log: budgets and answers live in memory yet"
     for name, row in raw.get("services", {}).items():
         if "cache_acceptance" in row:
             where = settings.origin("services", name, "cache_acceptance")

@@ -1,0 +1,142 @@
+"""The usage log's file: where every row goes first, and stays, unless a PostgreSQL takes it over."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from sidecar.errors import StoreFailed
+from sidecar.store import usage_sql as sql
+from sidecar.store.usage_rows import COLUMNS, Row, encoded
+
+FILE: Final = "usage.db"
+_FORM: Final = 1  # of the tables, as the file's user_version
+_PIECE: Final = 5_000  # rows deleted in one go, so that writers do not wait long
+_VALUES: Final = ", ".join(f"json_extract(value, '$[{number}]')" for number in range(len(COLUMNS)))
+_INSERT: Final = (
+    f"INSERT INTO llm_calls ({', '.join(COLUMNS)}) SELECT {_VALUES} FROM json_each(?) WHERE true "  # noqa: S608  (of our own names)
+    "ON CONFLICT (id) DO NOTHING"
+)
+_PURGE: Final = "DELETE FROM llm_calls WHERE rowid IN (SELECT rowid FROM llm_calls WHERE time_ms < ? LIMIT ?)"
+_REMOVE: Final = "DELETE FROM llm_calls WHERE id IN (SELECT value FROM json_each(?))"
+
+
+class UsageFile:
+    """One SQLite file in a folder of the sidecar's. Its methods wait for the disk and may be called from any thread, one at a time.
+
+    With a write-ahead log and synchronous=NORMAL: what `add` has written outlives the process however it ends; a power failure may take
+    back the last moments, never more. Raises StoreFailed, and then nothing has changed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+        self._lock = threading.Lock()
+        at = f"{self.path} (server.data_dir)"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))  # who asked what is nobody else's business
+        except OSError as error:
+            raise StoreFailed(f"cannot write {at}: {error.strerror}") from None
+        try:
+            self._file = file = sqlite3.connect(self.path, timeout=5, check_same_thread=False, isolation_level=None)
+            (form,) = file.execute("PRAGMA user_version").fetchone()
+            if form > _FORM:
+                raise StoreFailed(f"cannot use {at}: a later version of the sidecar wrote it; run that, or move it away")
+            file.execute("PRAGMA journal_mode = WAL")
+            file.execute("PRAGMA synchronous = NORMAL")
+            if form < _FORM:
+                self._migrate()
+        except sqlite3.Error as error:
+            raise StoreFailed(f"cannot use {at}: {error}; repair it or move it away") from None
+
+    def _migrate(self) -> None:
+        with self._file as file:
+            file.execute("BEGIN IMMEDIATE")
+            file.execute(sql.calls_table("PRIMARY KEY (id)"))
+            file.execute("CREATE INDEX IF NOT EXISTS llm_calls_time ON llm_calls (time_ms)")
+            file.execute(sql.days_table())
+            file.execute(f"PRAGMA user_version = {_FORM}")
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """All of them, and their days' sums, or none. One that is there already is left as it is.
+
+        The whole batch is one value and two statements: the interpreter is free while SQLite works, so that calls do not wait for it.
+        """
+        with self._lock:
+            self._change([(_INSERT, (encoded(rows),)), (sql.add_to_days("llm_calls WHERE rowid > ?"), None)])
+
+    def rate(self, call: str, quality_ppm: int | None, vote: int | None) -> bool:
+        """Attach feedback. Returns whether the call is here."""
+        ids = (call,) * sql.FEEDBACK_VALUES
+        with self._lock:
+            if self._file.execute("SELECT 1 FROM llm_calls WHERE id = ?", (call,)).fetchone() is None:
+                return False
+            self._change([(sql.feedback(sign=-1), ids), (sql.SET_FEEDBACK, (quality_ppm, vote, call)), (sql.feedback(sign=1), ids)])
+            return True
+
+    def oldest(self, limit: int) -> list[Row]:
+        with self._lock:
+            rows = self._run(f"SELECT {', '.join(COLUMNS)} FROM llm_calls ORDER BY rowid LIMIT ?", (limit,))  # noqa: S608
+        return [Row(*row) for row in rows]
+
+    def remove(self, rows: Sequence[Row]) -> None:
+        """Rows that somebody else keeps now. Their days' sums stay."""
+        with self._lock:
+            self._change([(_REMOVE, (encoded([row.id for row in rows]),))])
+
+    def count(self) -> int:
+        with self._lock:
+            return int(self._run("SELECT COUNT(*) FROM llm_calls", ())[0][0])
+
+    def purge(self, before_ms: int, before_day: str) -> int:
+        """Delete rows and days' sums that are older. Returns how many rows."""
+        gone = 0
+        while True:
+            with self._lock:
+                deleted = self._change([(_PURGE, (before_ms, _PIECE)), ("DELETE FROM llm_days WHERE day < ?", (before_day,))])
+            gone += deleted
+            if deleted < _PIECE:
+                return gone
+
+    def close(self) -> None:
+        with self._lock:
+            self._file.close()
+
+    def _change(self, changes: Sequence[tuple[str, Sequence[object] | None]]) -> int:
+        """All or none, in one transaction. Values None: the highest rowid before it."""
+        file = self._file
+        try:
+            file.execute("BEGIN IMMEDIATE")
+            try:
+                (last,) = file.execute("SELECT COALESCE(MAX(rowid), 0) FROM llm_calls").fetchone()
+                done = [file.execute(statement, (last,) if values is None else values) for statement, values in changes]
+                file.execute("COMMIT")
+            except BaseException:
+                if file.in_transaction:
+                    file.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise StoreFailed(f"cannot write {self.path} (server.data_dir): {error}") from None
+        return done[0].rowcount
+
+    def _run(self, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        try:
+            return self._file.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreFailed(f"cannot read {self.path} (server.data_dir): {error}") from None
+
+
+def ask(path: Path, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+    """One question to the file, over a connection of its own, so that writers do not wait. Raises StoreFailed."""
+    try:
+        file = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
+        try:
+            return file.execute(statement, values).fetchall()
+        finally:
+            file.close()
+    except sqlite3.Error as error:
+        raise StoreFailed(f"cannot read {path} (server.data_dir): {error}") from None

@@ -1,0 +1,86 @@
+"""What the usage log can tell: sums by day, service, model …; single calls; what the month will cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, timedelta
+from typing import Any
+
+from msgspec import Struct
+
+from sidecar.days import Days, month_begin, next_month
+from sidecar.store import usage_sql as sql
+from sidecar.store.usage_rows import SUMS, Row
+
+Ask = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
+
+_BASIS_DAYS = 7  # a week has every weekday once
+
+
+class Sums(Struct, frozen=True):
+    """The sums of one group: `keys` as asked for, `figures` by the names in `usage_rows.SUMS`."""
+
+    keys: tuple[str, ...]
+    figures: dict[str, int]
+
+
+class Forecast(Struct, frozen=True):
+    """What a month will cost if the rest of it costs as much per hour as the basis did. Nano-USD, ms, the first day and the one after."""
+
+    month: tuple[date, date]
+    spent_nano_usd: int
+    forecast_nano_usd: int
+    left_ms: int
+    basis: tuple[date, date]
+    basis_nano_usd: int
+    basis_ms: int
+
+
+def report(
+    ask: Ask, days: Days, begin: date, end: date, by: Sequence[str], where: Mapping[str, str], limit: int
+) -> tuple[list[Sums], Sums]:
+    """The groups, at most `limit`, dearest first, and the sum of all, for the days from `begin` to before `end`."""
+    days_text = (begin.isoformat(), end.isoformat())
+    bounds = (days.begin_ms(begin), days.begin_ms(end))
+    groups = [_sums(row, len(by)) for row in ask(*sql.report(by, where, days_text, bounds, limit))] if by else []
+    (total,) = ask(*sql.report((), where, days_text, bounds, 1))
+    return groups, _sums(total, 0)
+
+
+def _sums(row: tuple[Any, ...], keys: int) -> Sums:
+    return Sums(row[:keys], dict(zip(SUMS, row[keys:], strict=True)))
+
+
+def calls(
+    ask: Ask, days: Days, begin: date, end: date, where: Mapping[str, str], before: tuple[int, str] | None, limit: int, *, is_failed: bool
+) -> list[Row]:
+    """Rows, newest first; `before` is time_ms and id of the last one that was seen."""
+    bounds = (days.begin_ms(begin), days.begin_ms(end))
+    return [Row(*row) for row in ask(*sql.calls(where, bounds, before, limit, is_failed=is_failed))]
+
+
+def forecast(ask: Ask, days: Days, now_ms: int, where: Mapping[str, str]) -> Forecast:
+    """Spent so far + cost of the basis x time left in the month / time of the basis.
+
+    The basis are the last 7 whole days, or as many as the log has; its first day, which is seldom whole, is left out where there is
+    another. On the log's first day it is that day until now.
+    """
+    today = days.of(now_ms)
+    month = month_begin(today), next_month(today)
+
+    def cost(begin: date, end: date) -> int:
+        return report(ask, days, begin, end, (), where, 1)[1].figures["cost_nano_usd"]
+
+    spent = cost(month[0], today + timedelta(1))
+    ((first_text,),) = ask(sql.FIRST_DAY, ())
+    first = date.fromisoformat(first_text) if first_text else today
+    begin = max(first, today - timedelta(_BASIS_DAYS))
+    if begin == first and begin + timedelta(1) < today:
+        begin += timedelta(1)
+    end = today if begin < today else today + timedelta(1)
+    begin = min(begin, today)
+    basis_ms = min(days.begin_ms(end), now_ms) - days.begin_ms(begin)
+    basis_nano_usd = cost(begin, end)
+    left_ms = days.begin_ms(month[1]) - now_ms
+    more = basis_nano_usd * left_ms // basis_ms if basis_ms > 0 else 0
+    return Forecast(month, spent, spent + more, left_ms, (begin, end), basis_nano_usd, basis_ms)
