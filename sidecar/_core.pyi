@@ -5,6 +5,7 @@ existed; the message names the argument, what was found and what is expected. `s
 """
 
 from collections.abc import Iterable, Sequence
+from os import PathLike
 from typing import Literal, final
 
 from typing_extensions import Buffer
@@ -14,6 +15,8 @@ __all__ = [
     "Breaker",
     "Denial",
     "Exceeded",
+    "JournalReport",
+    "JournalStatus",
     "Ledger",
     "Limiter",
     "Posting",
@@ -22,17 +25,20 @@ __all__ = [
     "Rule",
     "SimilarityIndex",
     "TokenCounter",
+    "check_journal",
+    "repair_journal",
 ]
 
 # --- ledger ---------------------------------------------------------------------------------------------------------------------
 
 @final
 class Rule:
-    """A limit as settings give it; None is no limit. ValueError for a number out of range or an unknown mode.
+    """A limit as settings give it, and the window it holds for; None is no limit. ValueError for a number out of range or an unknown mode.
 
-    `window_ns` 0 is one window for ever. Other windows are aligned to the epoch plus `window_offset_ns` (from 0 to below the
-    window): 86_400_000_000_000 is the UTC day. At `warn_percent` (1 to 100) of either limit a warning is given, once per window. At
-    the limit, mode "refuse" denies, "warn" lets through, "shadow" lets through and does not warn; all three count it.
+    `window` is (start_ns, end_ns), from the start to before the end; None is one window for ever. Where days and months begin is a matter
+    of calendars and time zones, so whoever knows those says it: see `policies/windows.py`. At `warn_percent` (1 to 100) of either limit a
+    warning is given, once per window. At the limit, mode "refuse" denies, "warn" lets through, "shadow" lets through and does not warn;
+    all three count it.
     """
 
     def __new__(
@@ -40,8 +46,7 @@ class Rule:
         *,
         limit_nano_usd: int | None = None,
         limit_tokens: int | None = None,
-        window_ns: int = 0,
-        window_offset_ns: int = 0,
+        window: tuple[int, int] | None = None,
         warn_percent: int = 80,
         mode: Literal["refuse", "warn", "shadow"] = "refuse",
     ) -> Rule: ...
@@ -50,9 +55,7 @@ class Rule:
     @property
     def limit_tokens(self) -> int | None: ...
     @property
-    def window_ns(self) -> int: ...
-    @property
-    def window_offset_ns(self) -> int: ...
+    def window(self) -> tuple[int, int] | None: ...
     @property
     def warn_percent(self) -> int: ...
     @property
@@ -73,10 +76,15 @@ class Reservation:
 
 @final
 class Denial:
-    """Nothing was held: the first account, in the order asked, in which the amount did not fit."""
+    """Nothing was held: the first account, in the order asked, in which the amount did not fit.
+
+    Of an account that is frozen or closed the sums are those of its money; a limit that it does not have is 0.
+    """
 
     @property
     def account(self) -> str: ...
+    @property
+    def reason(self) -> Literal["limit", "frozen", "closed"]: ...
     @property
     def unit(self) -> Literal["nano_usd", "tokens"]: ...
     @property
@@ -107,7 +115,7 @@ class Posting:
 
 @final
 class Balance:
-    """One account in one window."""
+    """One account in one window. The limits include what was topped up."""
 
     @property
     def used_nano_usd(self) -> int: ...
@@ -122,13 +130,19 @@ class Balance:
     @property
     def limit_tokens(self) -> int | None: ...
     @property
+    def topped_up_nano_usd(self) -> int: ...
+    @property
+    def topped_up_tokens(self) -> int: ...
+    @property
     def resets_at_ns(self) -> int | None: ...
     @property
     def overruns(self) -> int:
         """How many posts went above their reservation."""
     @property
     def refusals(self) -> int:
-        """How often the limit refused or, in modes "warn" and "shadow", would have."""
+        """How often it refused or, in modes "warn" and "shadow", would have."""
+    @property
+    def frozen(self) -> bool: ...
 
 @final
 class Ledger:
@@ -136,18 +150,45 @@ class Ledger:
 
     `now_ns` is the Unix clock. Amounts are 0 to 2**63 - 1; ValueError beyond that, also for a sum, and then nothing has changed.
     KeyError for a reservation that never existed, ValueError for one that is already posted or voided, with its id and state.
+    Accounts that no call is using are packed: a million of them are about 120 MiB.
     """
 
-    def __new__(cls) -> Ledger: ...
+    def __new__(cls) -> Ledger:
+        """Kept in memory only."""
+    @staticmethod
+    def open(
+        path: str | PathLike[str],
+        *,
+        fsync: Literal["settle", "interval", "never"] = "settle",
+        interval_ms: int = 100,
+        most_waiting_bytes: int = 67108864,
+        segment_bytes: int = 67108864,
+    ) -> tuple[Ledger, list[str]]:
+        """Give the ledger whose journal is in the folder `path`, and what an operator should know of how it was found.
+
+        All that was posted before is there again, what was pending is not, and reservations count from 1. From now on whatever changes
+        accounts for good is handed to the journal: in memory that outlives the process, so a kill loses nothing; a thread writes and syncs
+        it, as `fsync` says. ValueError with file and byte if the journal is damaged, OSError if it cannot be read or made, or is in use.
+        """
+    def close(self) -> bool:
+        """Write and sync everything and end the journal; True if the disk has it all (or there was none). Nothing is journaled after it."""
+    @property
+    def degraded(self) -> bool:
+        """The journal's disk is full or fails. Posts wait in memory, up to `most_waiting_bytes`, until there is room again."""
+    def journal(self) -> JournalStatus | None: ...
     def reserve(self, accounts: Iterable[tuple[str, Rule]], nano_usd: int, tokens: int, ttl_ns: int, now_ns: int) -> Reservation | Denial:
         """Hold both amounts on every account for `ttl_ns`, or on none.
 
         Accounts are made on first use; the rule given with an account is the one in force from now on. An amount of 0 always fits:
         a model that costs nothing may answer where the money has run out. An account never goes back to a window that has passed,
-        whatever the clock does. ValueError for an account named twice.
+        whatever the clock does; a window of another shape takes over what was spent. ValueError for an account named twice, a name that
+        is empty or longer than 4096 bytes, and a rule whose window does not hold `now_ns`.
         """
-    def post(self, reservation: int, nano_usd: int, tokens: int, now_ns: int) -> Posting:
-        """Post what was used, in full, into the window in which it was reserved. Also possible once after expiry."""
+    def post(self, reservation: int, nano_usd: int, tokens: int, now_ns: int, call: str = "") -> Posting:
+        """Post what was used, in full, into the window in which it was reserved. Also possible once after expiry.
+
+        `call` is what the journal calls it.
+        """
     def void(self, reservation: int, now_ns: int) -> None:
         """End a reservation of which nothing was used, pending or expired."""
     def expire(self, now_ns: int) -> int:
@@ -157,11 +198,80 @@ class Ledger:
         kept.
         """
     def balance(self, account: str, now_ns: int) -> Balance | None:
-        """The account in the window of `now_ns`; None if it is not known, or that window has passed and nothing is open in it."""
+        """Return the account in the window of `now_ns`; None if nothing is known of it in that one."""
+    def top_up(self, account: str, rule: Rule, nano_usd: int, tokens: int, now_ns: int) -> Balance:
+        """Add to the account's limits, for the window in force only. An account that never was is made."""
+    def freeze(self, account: str) -> bool:
+        """Refuse whatever is reserved on accounts of this name, whatever their mode; False if it was so already. Calls in flight settle."""
+    def unfreeze(self, account: str) -> bool: ...
+    def close_account(self, account: str) -> Balance | None:
+        """End an account, a run's for example, and return its last balance. Calls in flight settle; then its name is free again."""
     def accounts(self) -> int:
         """How many accounts are known."""
     def pending(self) -> int:
         """How many reservations hold something."""
+
+# --- journal --------------------------------------------------------------------------------------------------------------------
+
+@final
+class JournalStatus:
+    """How the journal of a running ledger is. Entries are counted from its beginning."""
+
+    @property
+    def degraded(self) -> bool: ...
+    @property
+    def trouble(self) -> str:
+        """Why the last write, sync or snapshot failed; empty when all is well."""
+    @property
+    def last(self) -> int:
+        """The last entry handed over."""
+    @property
+    def written(self) -> int: ...
+    @property
+    def synced(self) -> int:
+        """The last entry that a power cut cannot take any more."""
+    @property
+    def waiting_bytes(self) -> int: ...
+    @property
+    def lost(self) -> int:
+        """Posts that were not written down because too much waited for the disk. Balances are made whole when there is room again."""
+    @property
+    def unshielded(self) -> int:
+        """Entries that found no room in the memory that outlives the process: until they were written a kill would have lost them."""
+
+@final
+class JournalReport:
+    """What a journal holds. `damage` is empty if a sidecar would start with it."""
+
+    @property
+    def last(self) -> int: ...
+    @property
+    def accounts(self) -> int: ...
+    @property
+    def frozen(self) -> int: ...
+    @property
+    def posts(self) -> int: ...
+    @property
+    def posted_nano_usd(self) -> int:
+        """Of all posts since the journal began; with `posted_tokens` what the usage log adds up to."""
+    @property
+    def posted_tokens(self) -> int: ...
+    @property
+    def notices(self) -> list[str]: ...
+    @property
+    def damage(self) -> str: ...
+    @property
+    def lost(self) -> list[str]:
+        """What a repair could not keep."""
+    @property
+    def moved_to(self) -> str:
+        """Where a repair has put the damaged files; empty if there was nothing to repair."""
+
+def check_journal(path: str | PathLike[str]) -> JournalReport:
+    """Read all of a journal and change nothing. OSError if it cannot be read, or a running process uses it."""
+
+def repair_journal(path: str | PathLike[str]) -> JournalReport:
+    """Keep every valid entry of a damaged journal, and move its files into a folder beside it; one without damage is left as it is."""
 
 # --- breaker --------------------------------------------------------------------------------------------------------------------
 

@@ -58,11 +58,13 @@ from sidecar.providers import Provider
 from sidecar.settings import Limits, ProviderSettings, Server, Settings
 from sidecar.store.answers import Answers
 from sidecar.store.hints import Hints
+from sidecar.store.journal import JournalWatch, open_ledger
 from sidecar.store.preferences import UserPreferences
 from sidecar.upkeep import connect_hints, upkeep
 from sidecar.v1 import llm_pb2, llm_pb2_grpc, ops_pb2, ops_pb2_grpc
 
 _HOUSEKEEPING_S = 30.0
+_JOURNAL_WATCH_S = 1.0
 _MOST_WAITING = 100_000  # calls that have arrived and were not begun: far above any burst of one pod
 _LAST_WORDS_S = 2.0  # for calls that were ended at the end of the grace period to tell their callers
 
@@ -92,7 +94,8 @@ async def _serve(settings: Settings) -> int:
     log = Log(settings.logging.level, content=settings.logging.content)
     catalog = load_catalog(settings, datetime.now(UTC).date())
     _require_fallbacks(settings, catalog)
-    engine = make_engine(settings, catalog, log)
+    ledger, found = _open_ledger(settings)
+    engine = make_engine(settings, catalog, log, ledger=ledger)
     _open_store(engine)
     doors = _Doors(engine, (*settings.notices, *catalog.notices, *skipped_providers(settings), *found))
     try:
@@ -111,6 +114,8 @@ async def _serve(settings: Settings) -> int:
         for provider in engine.providers.values():
             await provider.close()
         engine.user_preferences.close()
+        if not await asyncio.to_thread(engine.ledger.close):
+            log.write("error", "the journal of what was spent could not be written to its end; as far as there was room it is kept apart")
         log.flush()
     log.write("info", "stopped")
     log.flush()
@@ -138,7 +143,7 @@ async def _until_stopped(engine: Engine, doors: _Doors, peers: Hints | None) -> 
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled)
-    chores = [loop.create_task(_keep_house(engine)), loop.create_task(engine.admission.watch())]
+    chores = [loop.create_task(chore) for chore in (_keep_house(engine), _watch_journal(engine), engine.admission.watch())]
     upkeeping = loop.create_task(upkeep(engine, peers))
     await asked.wait()
     for chore in chores:
@@ -239,11 +244,15 @@ def make_engine(
     catalog: Catalog,
     log: Log,
     *,
+    ledger: Ledger | None = None,
     clock_ns: Callable[[], int] = time.monotonic_ns,
     wall_ns: Callable[[], int] = time.time_ns,
     random: Callable[[], float] = random.random,
 ) -> Engine:
-    """Everything the stages work with; its providers are connected later. Another clock needs an event loop that keeps it."""
+    """Everything the stages work with; its providers are connected later. Another clock needs an event loop that keeps it.
+
+    Without a ledger, one in memory.
+    """
     breakers = Breakers(settings)
     metrics = Metrics(
         catalog.nodes, settings.services, catalog.known_names, lambda: breakers.states(clock_ns()), lambda: admission.waiting()
@@ -273,7 +282,7 @@ def make_engine(
         providers={},
         preferences=Preferences(settings, catalog, settings.configured),
         budgets=Budgets(settings.limits),
-        ledger=Ledger(),
+        ledger=Ledger() if ledger is None else ledger,
         breakers=breakers,
         retries=Retries(settings),
         endpoints=Endpoints(set_aside),
@@ -483,6 +492,14 @@ def _require_fallbacks(settings: Settings, catalog: Catalog) -> None:
         raise SettingsError(settings.origin("profile", "name"), "", f"production is refused: {'; '.join(found[:3])}{more}")
 
 
+def _open_ledger(settings: Settings) -> tuple[Ledger, list[str]]:
+    """What the last process spent. Raises StartError."""
+    try:
+        return open_ledger(settings)
+    except StoreFailed as error:
+        raise StartError(error.message) from None
+
+
 def _open_store(engine: Engine) -> None:
     """Read what has outlived the last process. Raises StartError."""
     folder = engine.settings.server.data_dir
@@ -498,3 +515,11 @@ async def _keep_house(engine: Engine) -> None:
     while True:
         await asyncio.sleep(_HOUSEKEEPING_S)
         engine.ledger.expire(engine.wall_ns())
+
+
+async def _watch_journal(engine: Engine) -> None:
+    """Say it when the disk is full."""
+    watch = JournalWatch(engine.ledger, engine.settings.journal, engine.meter.event)
+    while True:
+        watch.look()
+        await asyncio.sleep(_JOURNAL_WATCH_S)

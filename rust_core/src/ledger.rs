@@ -5,95 +5,37 @@
 //! voided, once. Whatever is posted lands in the window in which it was reserved.
 //!
 //! Money is nano-USD. Time is nanoseconds of the Unix clock. Sums are checked: one that would pass `MAX_AMOUNT` changes nothing.
+//! With a journal (`journaled`) every post is handed to it, and the accounts are there again after a restart; what was pending is not.
 
 pub mod account;
+pub mod answers;
 mod ids;
+mod operator;
+pub mod resting;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::fmt;
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
-use account::{Account, Window};
-pub use account::{Amount, MAX_AMOUNT, Mode, Rule, Unit};
+use account::{Account, Entered};
+pub use account::{Amount, MAX_AMOUNT, Mode, Rule, Span, Unit};
+pub use answers::{Balance, Denial, LedgerError, Outcome, Posting, Reason, Reservation};
+use answers::{LONGEST_NAME, denial, overflow};
 use ids::{How, IdHasher, Settled};
+use resting::Resting;
+
+use crate::journal::{Journal, Recovered, entry};
 
 /// Expired reservations that can still be posted or voided; beyond that the oldest is forgotten, so a caller that never settles
 /// cannot fill the memory (about 200 bytes each with five accounts).
 pub const EXPIRED_KEPT: usize = 65_536;
 /// Accounts looked at by one `expire` in search of idle ones: bounded, so that a million tenants never make a pause.
 const SWEPT: usize = 256;
-
-#[derive(Debug, PartialEq, Eq)]
-pub enum LedgerError {
-    NeverExisted { id: u64, next_id: u64 },
-    Settled { id: u64, how: &'static str },
-    Twice { account: String },
-    Overflow { account: String, unit: Unit, held: u64, added: u64 },
-    NoTtl,
-}
-
-impl fmt::Display for LedgerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NeverExisted { id, next_id } => write!(f, "reservation {id} never existed: ids given so far are below {next_id}"),
-            Self::Settled { id, how } => write!(f, "reservation {id} is already {how}: each is posted or voided once"),
-            Self::Twice { account } => write!(f, "accounts: {account:?} is named twice, expected each account once"),
-            Self::Overflow { account, unit, held, added } => {
-                write!(f, "account {account:?}: {held} + {added} {} is above the largest amount, {MAX_AMOUNT}", unit.name())
-            }
-            Self::NoTtl => write!(f, "ttl_ns: found 0, expected at least 1"),
-        }
-    }
-}
-
-impl std::error::Error for LedgerError {}
-
-#[derive(Debug, PartialEq, Eq)]
-pub enum Outcome {
-    Reserved(Reservation),
-    Denied(Denial),
-}
-
-/// A hold on all accounts asked for. `warnings`: accounts that reached their warning threshold by it.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Reservation {
-    pub id: u64,
-    pub warnings: Vec<String>,
-}
-
-/// Why nothing was held: the first account, in the order asked, in which it did not fit.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Denial {
-    pub account: String,
-    pub unit: Unit,
-    pub limit: u64,
-    pub used: u64,
-    pub pending: u64,
-    pub asked: u64,
-    pub resets_at_ns: Option<u64>,
-}
-
-/// What a post did. `late`: at or after the end of the reservation's time.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Posting {
-    pub overrun: Amount,
-    pub late: bool,
-    pub warnings: Vec<String>,
-}
-
-/// One account in one window. `refusals`: how often the limit refused or, in modes warn and shadow, would have.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Balance {
-    pub used: Amount,
-    pub pending: Amount,
-    pub limit_nano_usd: Option<u64>,
-    pub limit_tokens: Option<u64>,
-    pub resets_at_ns: Option<u64>,
-    pub overruns: u64,
-    pub refusals: u64,
-}
+/// Accounts that are kept unpacked, as long as calls do not use more at once.
+const AWAKE: usize = 16_384;
+/// Accounts that one `reserve` looks at when there are more: several times what it can make.
+const LAID_TO_REST: usize = 16;
 
 #[derive(Clone, Copy)]
 struct Hold {
@@ -108,11 +50,14 @@ struct Open {
     holds: Box<[Hold]>,
 }
 
-#[derive(Default)]
 pub struct Ledger {
     slots: Vec<Option<Account>>,
     free: Vec<u32>,
     by_name: HashMap<Arc<str>, u32>,
+    resting: Resting,
+    awake_most: usize,
+    /// Whether or not there is an account of that name.
+    frozen: HashSet<Box<str>>,
     /// Pending reservations, and expired ones that can still be settled.
     open: HashMap<u64, Open, BuildHasherDefault<IdHasher>>,
     pending: usize,
@@ -124,20 +69,65 @@ pub struct Ledger {
     last_id: u64,
     last_window: u64,
     sweep_from: usize,
+    journal: Option<Journal>,
+    scratch: Vec<u8>,
+}
+
+impl Default for Ledger {
+    fn default() -> Ledger {
+        Ledger::new()
+    }
 }
 
 impl Ledger {
+    /// Kept in memory only.
     pub fn new() -> Ledger {
-        Ledger::default()
+        Ledger {
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_name: HashMap::new(),
+            resting: Resting::default(),
+            awake_most: AWAKE,
+            frozen: HashSet::new(),
+            open: HashMap::default(),
+            pending: 0,
+            deadlines: BinaryHeap::new(),
+            expired: VecDeque::new(),
+            settled: Settled::default(),
+            last_id: 0,
+            last_window: 0,
+            sweep_from: 0,
+            journal: None,
+            scratch: Vec::new(),
+        }
     }
 
-    /// Holds `ask` on all accounts until `ttl_ns` from now, or on none. The rule given with an account is the one in force.
+    /// With the accounts that a journal gave back, and every change handed to it from now on.
+    pub fn journaled(journal: Journal, recovered: Recovered) -> Ledger {
+        let resting = Resting::of(recovered.accounts);
+        Ledger { resting, frozen: recovered.frozen, journal: Some(journal), ..Ledger::new() }
+    }
+
+    pub fn journal(&self) -> Option<&Journal> {
+        self.journal.as_ref()
+    }
+
+    /// Ends the journal; nothing is journaled any more.
+    pub fn take_journal(&mut self) -> Option<Journal> {
+        self.journal.take()
+    }
+
+    /// How many accounts are kept unpacked where no calls in flight need more.
+    pub fn keep_awake(&mut self, most: usize) {
+        self.awake_most = most;
+    }
+
+    /// Holds `ask` on all accounts until `ttl_ns` from now, or on none. The rule given with an account is the one in force; its window
+    /// holds `now_ns`.
     pub fn reserve(&mut self, accounts: &[(&str, Rule)], ask: Amount, ttl_ns: u64, now_ns: u64) -> Result<Outcome, LedgerError> {
-        if ttl_ns == 0 {
-            return Err(LedgerError::NoTtl);
-        }
-        if let Some(twice) = named_twice(accounts) {
-            return Err(LedgerError::Twice { account: twice.to_owned() });
+        check(accounts, ttl_ns, now_ns)?;
+        if self.by_name.len() > self.awake_most {
+            self.lay_to_rest(now_ns);
         }
         let holds: Box<[Hold]> = accounts.iter().map(|(name, rule)| self.enter(name, *rule, now_ns)).collect();
         for hold in &holds {
@@ -146,17 +136,25 @@ impl Ledger {
             if let Err(unit) = total.plus(ask) {
                 return Err(overflow(&account.name, unit, total, ask));
             }
-            let denied = if account.rule.mode == Mode::Refuse { account.window.exceeded(&account.rule, ask) } else { None };
-            if let Some(unit) = denied {
-                account.window.refusals += 1;
-                return Ok(Outcome::Denied(denial(account, unit, ask)));
+            let denied = if account.is_closed {
+                Some((Reason::Closed, Unit::NanoUsd))
+            } else if !self.frozen.is_empty() && self.frozen.contains(&*account.name) {
+                Some((Reason::Frozen, Unit::NanoUsd))
+            } else if account.rule.mode == Mode::Refuse {
+                account.window.exceeded(&account.rule, ask).map(|unit| (Reason::Limit, unit))
+            } else {
+                None
+            };
+            if let Some((reason, unit)) = denied {
+                account.window.refusals = account.window.refusals.saturating_add(1);
+                return Ok(Outcome::Denied(denial(account, reason, unit, ask)));
             }
         }
         let mut warnings = Vec::new();
         for hold in &holds {
             let account = self.slots[hold.slot as usize].as_mut().expect("just entered");
             if account.window.exceeded(&account.rule, ask).is_some() {
-                account.window.refusals += 1;
+                account.window.refusals = account.window.refusals.saturating_add(1);
             }
             account.window.hold(ask);
             if account.window.warns(&account.rule) {
@@ -171,14 +169,14 @@ impl Ledger {
         Ok(Outcome::Reserved(Reservation { id: self.last_id, warnings }))
     }
 
-    /// Posts what a reservation's call really used, in full, and ends it. On an error nothing has changed.
-    pub fn post(&mut self, id: u64, spent: Amount, now_ns: u64) -> Result<Posting, LedgerError> {
+    /// Posts what a reservation's call really used, in full, and ends it. On an error nothing has changed. `call` is what the journal
+    /// calls it.
+    pub fn post(&mut self, id: u64, spent: Amount, now_ns: u64, call: &str) -> Result<Posting, LedgerError> {
         let open = self.open.get(&id).ok_or_else(|| self.missing(id))?;
         let held = if open.is_expired { Amount::default() } else { open.held };
         for hold in &open.holds {
             let account = self.slots[hold.slot as usize].as_mut().expect("held accounts are kept");
-            let window = account.window_mut(hold.window);
-            let without_hold = window.total().beyond(held);
+            let without_hold = account.window_mut(hold.window).total().beyond(held);
             if let Err(unit) = without_hold.plus(spent) {
                 return Err(overflow(&account.name, unit, without_hold, spent));
             }
@@ -192,11 +190,14 @@ impl Ledger {
             let window = account.window_mut(hold.window);
             window.release(held);
             window.used = window.used.plus(spent).expect("checked above");
-            window.overruns += u64::from(!overrun.is_zero());
+            window.overruns = window.overruns.saturating_add(u32::from(!overrun.is_zero()));
             if window.warns(&rule) {
                 warnings.push(account.name.to_string());
             }
-            account.unhold(hold.window);
+        }
+        self.write_down(&open.holds, spent, now_ns, call);
+        for hold in &open.holds {
+            self.slots[hold.slot as usize].as_mut().expect("held accounts are kept").unhold(hold.window);
         }
         self.pending -= usize::from(!open.is_expired);
         self.settled.remember(id, self.last_id, How::Posted);
@@ -233,23 +234,27 @@ impl Ledger {
             }
         }
         self.sweep(now_ns);
+        self.catch_up();
         count
     }
 
-    /// The account in the window that `now_ns` is in. None: not known, idle for so long that it was dropped, or a window that
-    /// has passed and in which nothing is open any more.
+    /// The account in the window that `now_ns` is in. None: nothing is known of it there; it has not been used, or that window has
+    /// passed and nothing is open in it any more.
     pub fn balance(&self, account: &str, now_ns: u64) -> Option<Balance> {
-        let account = self.slots[*self.by_name.get(account)? as usize].as_ref()?;
-        if account.window.has_ended(now_ns) {
-            return Some(balance(&account.rule, &Window::open(0, &account.rule, now_ns)));
-        }
-        let mut windows = std::iter::once(&account.window).chain(&account.older);
-        windows.find(|window| window.start_ns <= now_ns && !window.has_ended(now_ns)).map(|window| balance(&account.rule, window))
+        let is_frozen = self.frozen.contains(account);
+        let Some(slot) = self.by_name.get(account) else {
+            let account = self.resting.get(account)?.unpack(0);
+            return account.window.span.contains(now_ns).then(|| answers::balance(&account.rule, &account.window, is_frozen));
+        };
+        let account = self.slots[*slot as usize].as_ref().expect("named accounts exist");
+        let mut windows = std::iter::once(&account.window).chain(account.older.iter().flat_map(|older| older.iter()));
+        let window = windows.find(|window| window.span.contains(now_ns))?;
+        Some(answers::balance(&account.rule, window, is_frozen))
     }
 
     /// How many accounts are known.
     pub fn accounts(&self) -> usize {
-        self.by_name.len()
+        self.by_name.len() + self.resting.count()
     }
 
     /// How many reservations hold something.
@@ -258,23 +263,56 @@ impl Ledger {
     }
 
     fn enter(&mut self, name: &str, rule: Rule, now_ns: u64) -> Hold {
-        let serial = self.last_window + 1;
-        if let Some(&slot) = self.by_name.get(name) {
-            let account = self.slots[slot as usize].as_mut().expect("named accounts exist");
-            if account.enter(rule, serial, now_ns) {
-                self.last_window = serial;
-            }
-            return Hold { slot, window: account.window.serial };
+        let slot = match self.by_name.get(name) {
+            Some(&slot) => slot,
+            None => self.wake(name, rule),
+        };
+        let account = self.slots[slot as usize].as_mut().expect("named accounts exist");
+        if account.is_closed && account.is_quiet() {
+            self.last_window += 1;
+            *account = Account::new(account.name.clone(), rule, self.last_window);
         }
-        self.last_window = serial;
+        match account.enter(rule, self.last_window + 1, now_ns) {
+            Entered::Same => {}
+            Entered::Opened => self.last_window += 1,
+            // Its next post may be in a window that no longer shares a moment with the one last written down.
+            Entered::Reshaped if account.is_closed => {}
+            Entered::Reshaped => {
+                if let Some(journal) = &mut self.journal {
+                    journal.append(|out| entry::put_states(out, [&*account]));
+                }
+            }
+        }
+        Hold { slot, window: account.window.serial }
+    }
+
+    /// Makes the account, out of its packed form if there is one.
+    fn wake(&mut self, name: &str, rule: Rule) -> u32 {
+        self.last_window += 1;
+        let serial = self.last_window;
+        let account = self.resting.take(name).map_or_else(|| Account::new(name.into(), rule, serial), |packed| packed.unpack(serial));
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 accounts fit in memory")
         });
-        let name: Arc<str> = name.into();
-        self.by_name.insert(name.clone(), slot);
-        self.slots[slot as usize] = Some(Account::new(name, rule, serial, now_ns));
-        Hold { slot, window: serial }
+        self.by_name.insert(account.name.clone(), slot);
+        self.slots[slot as usize] = Some(account);
+        slot
+    }
+
+    /// Packs some of the accounts that no call is using.
+    fn lay_to_rest(&mut self, now_ns: u64) {
+        for _ in 0..LAID_TO_REST {
+            self.sweep_from = (self.sweep_from + 1) % self.slots.len();
+            let slot = &mut self.slots[self.sweep_from];
+            if let Some(account) = slot.take_if(|account| account.is_quiet()) {
+                self.by_name.remove(&account.name);
+                self.free.push(self.sweep_from as u32);
+                if !account.is_idle(now_ns) {
+                    self.resting.put(&account, &mut self.scratch);
+                }
+            }
+        }
     }
 
     fn remember_deadline(&mut self, expires_at_ns: u64, id: u64) {
@@ -307,13 +345,13 @@ impl Ledger {
 
     fn sweep(&mut self, now_ns: u64) {
         for _ in 0..SWEPT.min(self.slots.len()) {
-            let slot = self.sweep_from % self.slots.len();
-            self.sweep_from = slot + 1;
-            if let Some(account) = self.slots[slot].take_if(|account| account.is_idle(now_ns)) {
+            self.sweep_from = (self.sweep_from + 1) % self.slots.len();
+            if let Some(account) = self.slots[self.sweep_from].take_if(|account| account.is_idle(now_ns)) {
                 self.by_name.remove(&account.name);
-                self.free.push(slot as u32);
+                self.free.push(self.sweep_from as u32);
             }
         }
+        self.resting.drop_ended(now_ns);
     }
 
     fn missing(&self, id: u64) -> LedgerError {
@@ -324,37 +362,27 @@ impl Ledger {
     }
 }
 
-fn named_twice<'a>(accounts: &[(&'a str, Rule)]) -> Option<&'a str> {
-    let twice = |(at, (name, _)): &(usize, &(&str, Rule))| accounts[..*at].iter().any(|(earlier, _)| earlier == name);
-    accounts.iter().enumerate().find(twice).map(|(_, (name, _))| *name)
-}
-
-fn overflow(account: &str, unit: Unit, held: Amount, added: Amount) -> LedgerError {
-    LedgerError::Overflow { account: account.to_owned(), unit, held: held.of(unit), added: added.of(unit) }
-}
-
-fn denial(account: &Account, unit: Unit, ask: Amount) -> Denial {
-    Denial {
-        account: account.name.to_string(),
-        unit,
-        limit: account.rule.limit(unit).expect("only a limit denies"),
-        used: account.window.used.of(unit),
-        pending: account.window.pending.of(unit),
-        asked: ask.of(unit),
-        resets_at_ns: account.window.end_ns,
+fn check(accounts: &[(&str, Rule)], ttl_ns: u64, now_ns: u64) -> Result<(), LedgerError> {
+    if ttl_ns == 0 {
+        return Err(LedgerError::NoTtl);
     }
+    for (at, (name, rule)) in accounts.iter().enumerate() {
+        if accounts[..at].iter().any(|(earlier, _)| earlier == name) {
+            return Err(LedgerError::Twice { account: (*name).to_owned() });
+        }
+        check_account(name, rule, now_ns)?;
+    }
+    Ok(())
 }
 
-fn balance(rule: &Rule, window: &Window) -> Balance {
-    Balance {
-        used: window.used,
-        pending: window.pending,
-        limit_nano_usd: rule.limit_nano_usd,
-        limit_tokens: rule.limit_tokens,
-        resets_at_ns: window.end_ns,
-        overruns: window.overruns,
-        refusals: window.refusals,
+fn check_account(name: &str, rule: &Rule, now_ns: u64) -> Result<(), LedgerError> {
+    if name.is_empty() || name.len() > LONGEST_NAME {
+        return Err(LedgerError::NoName { bytes: name.len() });
     }
+    if !rule.span.contains(now_ns) {
+        return Err(LedgerError::Elsewhen { account: name.to_owned(), span: rule.span, now_ns });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -363,15 +391,15 @@ mod tests {
 
     #[test]
     fn settled_reservations_leave_nothing_behind_before_their_time() {
-        let rule =
-            Rule { limit_nano_usd: None, limit_tokens: None, window_ns: 10, window_offset_ns: 0, warn_percent: 80, mode: Mode::Warn };
         let mut ledger = Ledger::new();
         for now_ns in 0..10_000 {
             let ask = Amount { nano_usd: 1, tokens: 1 };
+            let span = Span { start_ns: now_ns / 10 * 10, end_ns: Some(now_ns / 10 * 10 + 10) };
+            let rule = Rule { limit_nano_usd: None, limit_tokens: None, span, warn_percent: 80, mode: Mode::Warn };
             assert!(matches!(ledger.reserve(&[("a", rule)], ask, u64::MAX, now_ns), Ok(Outcome::Reserved(_))));
-            ledger.post(now_ns + 1, ask, now_ns).unwrap();
+            ledger.post(now_ns + 1, ask, now_ns, "").unwrap();
         }
         assert!(ledger.deadlines.len() <= 65, "{} deadlines of nothing", ledger.deadlines.len());
-        assert!(ledger.open.is_empty() && ledger.slots[0].as_ref().is_some_and(|account| account.older.is_empty()));
+        assert!(ledger.open.is_empty() && ledger.slots[0].as_ref().is_some_and(|account| account.older.is_none()));
     }
 }

@@ -1,6 +1,7 @@
 //! The seam to Python: one file below `py/` per class, nothing else in this crate knows PyO3.
 
 mod breaker;
+mod journal;
 mod ledger;
 mod limiter;
 mod similarity;
@@ -14,6 +15,8 @@ use pyo3::prelude::*;
 mod _core {
     #[pymodule_export]
     use super::breaker::{Breaker, Refusal};
+    #[pymodule_export]
+    use super::journal::{JournalReport, JournalStatus, check_journal, repair_journal};
     #[pymodule_export]
     use super::ledger::{Balance, Denial, Ledger, Posting, Reservation, Rule};
     #[pymodule_export]

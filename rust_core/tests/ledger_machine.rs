@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use _core::ledger::{Amount, Ledger, LedgerError, Mode, Outcome, Rule, Unit};
+use _core::ledger::{Amount, Ledger, LedgerError, Mode, Outcome, Rule, Span, Unit};
 use proptest::prelude::*;
 
 const NAMES: [&str; 3] = ["company", "tenant", "user"];
@@ -60,16 +60,25 @@ struct Expected {
 struct Machine {
     ledger: Ledger,
     rule: Rule,
+    every_ns: u64,
     now_ns: u64,
     made: HashMap<u64, Made>,
     accounts: [Expected; 3],
 }
 
 impl Machine {
+    fn rule(&self) -> Rule {
+        if self.every_ns == 0 {
+            return self.rule;
+        }
+        let start_ns = self.now_ns / self.every_ns * self.every_ns;
+        Rule { span: Span { start_ns, end_ns: Some(start_ns + self.every_ns) }, ..self.rule }
+    }
+
     fn carry_out(&mut self, operation: &Operation) {
         match operation {
             Operation::Reserve { on, ask, ttl_ns } => {
-                let accounts: Vec<(&str, Rule)> = on.iter().map(|at| (NAMES[*at], self.rule)).collect();
+                let accounts: Vec<(&str, Rule)> = on.iter().map(|at| (NAMES[*at], self.rule())).collect();
                 match self.ledger.reserve(&accounts, *ask, *ttl_ns, self.now_ns).unwrap() {
                     Outcome::Reserved(reservation) => {
                         assert_eq!(reservation.id, self.made.len() as u64 + 1);
@@ -99,7 +108,7 @@ impl Machine {
     }
 
     fn post(&mut self, id: u64, spent: Amount) {
-        let result = self.ledger.post(id, spent, self.now_ns);
+        let result = self.ledger.post(id, spent, self.now_ns, "");
         if let (Ok(posting), Some(made)) = (&result, self.made.get(&id)) {
             assert_eq!(posting.overrun, spent.beyond(made.held));
             assert_eq!(posting.late, made.state == State::Expired || self.now_ns >= made.expires_at_ns);
@@ -143,9 +152,11 @@ impl Machine {
     }
 }
 
-fn machine(mode: Mode, window_ns: u64) -> Machine {
-    let rule = Rule { limit_nano_usd: Some(200), limit_tokens: Some(150), window_ns, window_offset_ns: 0, warn_percent: 80, mode };
-    Machine { ledger: Ledger::new(), rule, now_ns: 1000, made: HashMap::new(), accounts: Default::default() }
+fn machine(mode: Mode, every_ns: u64) -> Machine {
+    let rule = Rule { limit_nano_usd: Some(200), limit_tokens: Some(150), span: Span::default(), warn_percent: 80, mode };
+    let mut ledger = Ledger::new();
+    ledger.keep_awake(1); // so that accounts are packed and unpacked all the time
+    Machine { ledger, rule, every_ns, now_ns: 1000, made: HashMap::new(), accounts: Default::default() }
 }
 
 proptest! {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use _core::ledger::{Amount, Balance, Ledger, LedgerError, Mode, Outcome, Rule};
+use _core::ledger::{Amount, Balance, Ledger, LedgerError, Mode, Outcome, Reason, Rule, Span};
 
 #[test]
 fn every_line_of_every_table_answers_as_it_says() {
@@ -36,29 +36,49 @@ fn every_line_of_every_table_answers_as_it_says() {
     assert!(cases >= 30, "found {cases} cases in {}", folder.display());
 }
 
-fn rule(line: &str) -> (String, Rule) {
+/// A rule of which only the window is missing: `every` so many nanoseconds, `offset` from the epoch; or from..to.
+struct Shape {
+    rule: Rule,
+    every: u64,
+    offset: u64,
+}
+
+impl Shape {
+    fn at(&self, now_ns: u64) -> Rule {
+        let start_ns = now_ns.checked_sub(self.offset).map(|since| now_ns - since % self.every.max(1));
+        let end_ns = start_ns.map_or(self.offset, |start_ns| start_ns + self.every);
+        let span = Span { start_ns: start_ns.unwrap_or(0), end_ns: Some(end_ns) };
+        if self.every == 0 { self.rule } else { Rule { span, ..self.rule } }
+    }
+}
+
+fn rule(line: &str) -> (String, Shape) {
     let mut words = line.split(' ').skip(1);
     let name = words.next().expect("a name").to_owned();
-    let mut rule =
-        Rule { limit_nano_usd: None, limit_tokens: None, window_ns: 0, window_offset_ns: 0, warn_percent: 80, mode: Mode::Refuse };
+    let rule = Rule { limit_nano_usd: None, limit_tokens: None, span: Span::default(), warn_percent: 80, mode: Mode::Refuse };
+    let mut shape = Shape { rule, every: 0, offset: 0 };
     for (key, value) in words.map(|pair| pair.split_once('=').expect("key=value")) {
         match key {
-            "limit_nano_usd" => rule.limit_nano_usd = Some(value.parse().unwrap()),
-            "limit_tokens" => rule.limit_tokens = Some(value.parse().unwrap()),
-            "window_ns" => rule.window_ns = value.parse().unwrap(),
-            "window_offset_ns" => rule.window_offset_ns = value.parse().unwrap(),
-            "warn_percent" => rule.warn_percent = value.parse().unwrap(),
+            "limit_nano_usd" => shape.rule.limit_nano_usd = Some(value.parse().unwrap()),
+            "limit_tokens" => shape.rule.limit_tokens = Some(value.parse().unwrap()),
+            "every" => shape.every = value.parse().unwrap(),
+            "offset" => shape.offset = value.parse().unwrap(),
+            "window" => {
+                let (start, end) = value.split_once("..").expect("from..to");
+                shape.rule.span = Span { start_ns: start.parse().unwrap(), end_ns: Some(end.parse().unwrap()) };
+            }
+            "warn_percent" => shape.rule.warn_percent = value.parse().unwrap(),
             "mode" => {
                 let modes = [Mode::Refuse, Mode::Warn, Mode::Shadow];
-                rule.mode = modes.into_iter().find(|mode| mode.name() == value).expect("a mode");
+                shape.rule.mode = modes.into_iter().find(|mode| mode.name() == value).expect("a mode");
             }
             _ => panic!("no such key: {key}"),
         }
     }
-    (name, rule)
+    (name, shape)
 }
 
-fn carry_out(ledger: &mut Ledger, rules: &HashMap<String, Rule>, operation: &str) -> Result<String, LedgerError> {
+fn carry_out(ledger: &mut Ledger, rules: &HashMap<String, Shape>, operation: &str) -> Result<String, LedgerError> {
     let (word, pairs) = operation.split_once(' ').unwrap_or((operation, ""));
     let given: HashMap<&str, &str> = pairs.split(' ').filter_map(|pair| pair.split_once('=')).collect();
     let number = |key: &str| given[key].parse::<u64>().unwrap();
@@ -66,9 +86,10 @@ fn carry_out(ledger: &mut Ledger, rules: &HashMap<String, Rule>, operation: &str
     Ok(match word {
         "reserve" => {
             let on = given["on"].split(',').filter_map(|pair| pair.split_once(':'));
-            let accounts: Vec<(&str, Rule)> = on.map(|(name, rule)| (name, rules[rule])).collect();
+            let accounts: Vec<(&str, Rule)> = on.map(|(name, rule)| (name, rules[rule].at(number("at")))).collect();
             match ledger.reserve(&accounts, amount(), number("ttl"), number("at"))? {
                 Outcome::Reserved(made) => format!("reserved {}{}", made.id, warns(&made.warnings)),
+                Outcome::Denied(denial) if denial.reason != Reason::Limit => format!("denied {} {}", denial.account, denial.reason.name()),
                 Outcome::Denied(denial) => format!(
                     "denied {} {} limit={} used={} pending={} asked={} resets={}",
                     denial.account,
@@ -82,7 +103,7 @@ fn carry_out(ledger: &mut Ledger, rules: &HashMap<String, Rule>, operation: &str
             }
         }
         "post" => {
-            let posting = ledger.post(number("id"), amount(), number("at"))?;
+            let posting = ledger.post(number("id"), amount(), number("at"), "")?;
             let Amount { nano_usd, tokens } = posting.overrun;
             let overrun = if posting.overrun.is_zero() { String::new() } else { format!(" overrun={nano_usd},{tokens}") };
             format!("posted{overrun}{}{}", if posting.late { " late" } else { "" }, warns(&posting.warnings))
@@ -91,6 +112,10 @@ fn carry_out(ledger: &mut Ledger, rules: &HashMap<String, Rule>, operation: &str
             ledger.void(number("id"))?;
             "voided".to_owned()
         }
+        "top_up" => said(ledger.top_up(given["account"], rules[given["rule"]].at(number("at")), amount(), number("at"))?),
+        "freeze" => if ledger.freeze(given["account"])? { "frozen" } else { "as it was" }.to_owned(),
+        "unfreeze" => if ledger.unfreeze(given["account"]) { "thawed" } else { "as it was" }.to_owned(),
+        "close" => ledger.close(given["account"]).map_or("unknown".to_owned(), said),
         "expire" => format!("expired {}", ledger.expire(number("at"))),
         "balance" => ledger.balance(given["account"], number("at")).map_or("unknown".to_owned(), said),
         "count" => format!("accounts={} pending={}", ledger.accounts(), ledger.pending()),
@@ -100,7 +125,7 @@ fn carry_out(ledger: &mut Ledger, rules: &HashMap<String, Rule>, operation: &str
 
 fn said(balance: Balance) -> String {
     let (used, pending) = (balance.used, balance.pending);
-    format!(
+    let mut said = format!(
         "used={},{} pending={},{} resets={} overruns={} refusals={}",
         used.nano_usd,
         used.tokens,
@@ -109,7 +134,12 @@ fn said(balance: Balance) -> String {
         or_never(balance.resets_at_ns),
         balance.overruns,
         balance.refusals
-    )
+    );
+    if !balance.topped_up.is_zero() {
+        let limit = |limit: Option<u64>| limit.map_or("none".to_owned(), |limit| limit.to_string());
+        said += &format!(" limits={},{}", limit(balance.limit_nano_usd), limit(balance.limit_tokens));
+    }
+    if balance.is_frozen { said + " frozen" } else { said }
 }
 
 fn or_never(resets_at_ns: Option<u64>) -> String {

@@ -122,7 +122,7 @@ class OpsService(ops_pb2_grpc.OpsServiceServicer):
     def _accounts(self, call: Call, nano_usd: int, tokens: int) -> list[pb.AccountView]:
         now_ns = self._engine.wall_ns()
         views = []
-        for name, rule in self._engine.budgets.accounts(call):
+        for name, rule in self._engine.budgets.accounts(call, now_ns):
             view = pb.AccountView(name=name, limit_nano_usd=rule.limit_nano_usd or 0, limit_tokens=rule.limit_tokens or 0)
             balance = self._engine.ledger.balance(name, now_ns)
             if balance is not None:

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from sidecar._core import Rule
 from sidecar.call import Call
+from sidecar.days import zone_of
+from sidecar.policies.windows import Windows
 from sidecar.settings import Limits
-
-_DAY_NS = 86_400_000_000_000
 
 
 class Budgets:
-    """The tenant's day: money and tokens, from settings (`limits`), resetting at midnight UTC."""
+    """The tenant's day: money and tokens, from settings (`limits`), from midnight to midnight in `limits.time_zone`."""
 
     def __init__(self, limits: Limits) -> None:
-        self._tenant_day = Rule(
-            limit_nano_usd=limits.tenant_day_nano_usd,
-            limit_tokens=limits.tenant_day_tokens,
-            window_ns=_DAY_NS,
-            warn_percent=limits.warn_percent,
-        )
+        self._limits = limits
+        self._days = Windows("day", zone_of(limits.time_zone))
+        self._tenant_day: Rule | None = None
+        self._today: tuple[int, int] | None = None
 
-    def accounts(self, call: Call) -> tuple[tuple[str, Rule], ...]:
+    def accounts(self, call: Call, now_ns: int) -> tuple[tuple[str, Rule], ...]:
+        """Names and rules, in the windows that `now_ns` (Unix time) is in."""
+        today = self._days.at(now_ns)
+        if self._tenant_day is None or today is not self._today:
+            limits, self._today = self._limits, today
+            self._tenant_day = Rule(
+                limit_nano_usd=limits.tenant_day_nano_usd,
+                limit_tokens=limits.tenant_day_tokens,
+                window=today,
+                warn_percent=limits.warn_percent,
+            )
         return ((f"tenant:{call.tenant}:day", self._tenant_day),)

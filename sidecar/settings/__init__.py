@@ -13,6 +13,7 @@
     [http]              the HTTP door: address, limits, streams, browsers' origins
     [tls]               certificate of both doors, and of whom they let in
     [auth]              tokens of callers and operators             SIDECAR_AUTH__TOKENS__ORACLE__SHA256=...
+    [journal]           how safely spending is kept in server.data_dir   SIDECAR_JOURNAL__FSYNC=interval
     [usage]             the usage log: for how long, which days, a PostgreSQL that pods share
     [catalog] [timeouts] [limits] [admission] [health] [redis] [logging] [tracing]
 
@@ -429,9 +430,22 @@ class Limits(Struct, frozen=True):
 
     tenant_day_nano_usd: NanoUsd = field(default=NanoUsd(30_000_000_000), name="tenant_day_usd")
     tenant_day_tokens: Tokens = 1_000_000
+    time_zone: str = "UTC"  # in which the day begins and ends: a name like Asia/Seoul
     warn_percent: Annotated[int, Meta(ge=1, le=100)] = 80
     tenant_requests_per_minute: Count | None = None  # None: not limited
     tenant_tokens_per_minute: Count | None = None
+
+
+class Journal(Struct, frozen=True):
+    """What was spent, kept in server.data_dir. A process that is killed loses nothing of it; `fsync` is about power cuts.
+
+    `settle`: a post is on the disk as soon as one or two syncs take. `interval`: `fsync_interval_ms` later. `never`: when the kernel finds
+    time.
+    """
+
+    fsync: Literal["settle", "interval", "never"] = "settle"
+    fsync_interval_ms: Annotated[int, Meta(ge=1, le=3_600_000)] = 100
+    on_full: Literal["refuse", "go_on"] = "refuse"  # of calls, while the disk is full or fails; go_on: costs are kept in memory until then
 
 
 class UsageSettings(Struct, frozen=True):
@@ -492,6 +506,7 @@ class Tables(Struct, frozen=True):
     admission: Admission = Admission()
     health: Health = Health()
     redis: Redis = Redis()
+    journal: Journal = Journal()
     usage: UsageSettings = UsageSettings()
     logging: Logging = Logging()
     tracing: Tracing = Tracing()

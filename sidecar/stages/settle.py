@@ -19,7 +19,7 @@ def settle(engine: Engine, call: Call) -> None:
         used = tokens(call.usage)
         now_ns = engine.wall_ns()
         if used or call.nano_usd:
-            posting = engine.ledger.post(call.reservation, call.nano_usd, used, now_ns)
+            posting = engine.ledger.post(call.reservation, call.nano_usd, used, now_ns, call.id)
             if posting.warnings:
                 engine.meter.warn_budgets(posting.warnings, call)
             if posting.overrun_nano_usd or posting.overrun_tokens:

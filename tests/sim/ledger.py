@@ -36,9 +36,9 @@ class WatchedLedger:
                 if asked and limit is not None and taken > limit:
                     self._watch.broken(caller, f"{account} has a limit of {limit}, and {taken} are used and held")
 
-    def post(self, reservation, nano_usd, tokens, now_ns):
+    def post(self, reservation, nano_usd, tokens, now_ns, call=""):
         self._resolve(reservation)
-        return self._ledger.post(reservation, nano_usd, tokens, now_ns)
+        return self._ledger.post(reservation, nano_usd, tokens, now_ns, call)
 
     def void(self, reservation, now_ns):
         self._resolve(reservation)

@@ -81,13 +81,30 @@ impl Mode {
     }
 }
 
-/// A limit as settings give it. `window_ns` 0 is one window for ever; other windows are aligned to the epoch plus the offset.
+/// From `start_ns` to before `end_ns`; no end: for ever. Where days, weeks and months begin is a matter of calendars and time
+/// zones, so whoever knows those hands the moments in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Span {
+    pub start_ns: u64,
+    pub end_ns: Option<u64>,
+}
+
+impl Span {
+    pub fn contains(&self, now_ns: u64) -> bool {
+        self.start_ns <= now_ns && !self.has_ended(now_ns)
+    }
+
+    pub fn has_ended(&self, now_ns: u64) -> bool {
+        self.end_ns.is_some_and(|end_ns| now_ns >= end_ns)
+    }
+}
+
+/// A limit as settings give it, and the window it holds for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
     pub limit_nano_usd: Option<u64>,
     pub limit_tokens: Option<u64>,
-    pub window_ns: u64,
-    pub window_offset_ns: u64,
+    pub span: Span,
     pub warn_percent: u8,
     pub mode: Mode,
 }
@@ -100,72 +117,35 @@ impl Rule {
         }
     }
 
-    /// Start and end of the window that `now_ns` is in; no end for a rule without windows.
-    pub fn bounds(&self, now_ns: u64) -> (u64, Option<u64>) {
-        if self.window_ns == 0 {
-            return (0, None);
-        }
-        if now_ns < self.window_offset_ns {
-            return (0, Some(self.window_offset_ns));
-        }
-        let start_ns = now_ns - (now_ns - self.window_offset_ns) % self.window_ns;
-        (start_ns, Some(start_ns.saturating_add(self.window_ns)))
-    }
-
-    fn same_window(&self, other: &Rule) -> bool {
-        self.window_ns == other.window_ns && self.window_offset_ns == other.window_offset_ns
-    }
-
     fn same_threshold(&self, other: &Rule) -> bool {
         self.limit_nano_usd == other.limit_nano_usd && self.limit_tokens == other.limit_tokens && self.warn_percent == other.warn_percent
-    }
-
-    fn warns_at(&self, total: Amount) -> bool {
-        Unit::BOTH.iter().any(|unit| match self.limit(*unit) {
-            // In 128 bits: a limit may be as large as MAX_AMOUNT.
-            Some(limit) => total.of(*unit) > 0 && total.of(*unit) as u128 * 100 >= limit as u128 * self.warn_percent as u128,
-            None => false,
-        })
     }
 }
 
 /// Spending between two moments. `serial` is unique in a ledger, so a hold finds its window again, or finds it gone.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
     pub serial: u64,
-    pub start_ns: u64,
-    pub end_ns: Option<u64>,
+    pub span: Span,
     pub used: Amount,
     pub pending: Amount,
+    /// What was added to the limits for this window only.
+    pub topped_up: Amount,
     /// Reservations that may still be posted here: pending ones, and expired ones not yet settled.
     pub holds: u32,
-    pub overruns: u64,
-    pub refusals: u64,
-    warned: bool,
+    pub overruns: u32,
+    pub refusals: u32,
+    pub warned: bool,
 }
 
 impl Window {
-    pub fn open(serial: u64, rule: &Rule, now_ns: u64) -> Window {
-        let (start_ns, end_ns) = rule.bounds(now_ns);
-        Window {
-            serial,
-            start_ns,
-            end_ns,
-            used: Amount::default(),
-            pending: Amount::default(),
-            holds: 0,
-            overruns: 0,
-            refusals: 0,
-            warned: false,
-        }
-    }
-
-    pub fn has_ended(&self, now_ns: u64) -> bool {
-        self.end_ns.is_some_and(|end_ns| now_ns >= end_ns)
+    pub fn open(serial: u64, span: Span) -> Window {
+        let nothing = Amount::default();
+        Window { serial, span, used: nothing, pending: nothing, topped_up: nothing, holds: 0, overruns: 0, refusals: 0, warned: false }
     }
 
     fn is_untouched(&self) -> bool {
-        self.used.is_zero() && self.overruns == 0 && self.refusals == 0 && !self.warned
+        self.used.is_zero() && self.topped_up.is_zero() && self.overruns == 0 && self.refusals == 0 && !self.warned
     }
 
     pub fn total(&self) -> Amount {
@@ -173,11 +153,17 @@ impl Window {
         Amount { nano_usd: self.used.nano_usd + self.pending.nano_usd, tokens: self.used.tokens + self.pending.tokens }
     }
 
-    /// The first unit in which `ask` does not fit under the rule's limit. Asking nothing always fits: a model that costs
-    /// nothing may answer where the money has run out.
+    /// The rule's limit and what was added to it; at most `MAX_AMOUNT`.
+    pub fn limit(&self, rule: &Rule, unit: Unit) -> Option<u64> {
+        rule.limit(unit).map(|limit| limit.saturating_add(self.topped_up.of(unit)).min(MAX_AMOUNT))
+    }
+
+    /// The first unit in which `ask` does not fit under the limit. Asking nothing always fits: a model that costs nothing may
+    /// answer where the money has run out.
     pub fn exceeded(&self, rule: &Rule, ask: Amount) -> Option<Unit> {
         let held = self.total();
-        Unit::BOTH.into_iter().find(|unit| rule.limit(*unit).is_some_and(|limit| ask.of(*unit) > limit.saturating_sub(held.of(*unit))))
+        let fits = |unit| self.limit(rule, unit).is_none_or(|limit| ask.of(unit) <= limit.saturating_sub(held.of(unit)));
+        Unit::BOTH.into_iter().find(|unit| ask.of(*unit) > 0 && !fits(*unit))
     }
 
     pub fn hold(&mut self, ask: Amount) {
@@ -191,10 +177,30 @@ impl Window {
 
     /// True the first time the total reaches the rule's warning threshold in this window. Shadow rules never warn.
     pub fn warns(&mut self, rule: &Rule) -> bool {
-        let crossed = !self.warned && rule.mode != Mode::Shadow && rule.warns_at(self.total());
+        let crossed = !self.warned && rule.mode != Mode::Shadow && self.is_at_threshold(rule);
         self.warned |= crossed;
         crossed
     }
+
+    fn is_at_threshold(&self, rule: &Rule) -> bool {
+        let total = self.total();
+        Unit::BOTH.into_iter().any(|unit| match self.limit(rule, unit) {
+            // In 128 bits: a limit may be as large as MAX_AMOUNT.
+            Some(limit) => total.of(unit) > 0 && total.of(unit) as u128 * 100 >= limit as u128 * rule.warn_percent as u128,
+            None => false,
+        })
+    }
+}
+
+/// What bringing an account to the present did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entered {
+    /// The window in force is the one of before.
+    Same,
+    /// A new window began: the serial that was offered is its own.
+    Opened,
+    /// The window in force has other bounds now, and what was spent in it counts in those.
+    Reshaped,
 }
 
 /// An account: made on first use, gone again when idle after its window.
@@ -203,37 +209,39 @@ pub struct Account {
     pub name: Arc<str>,
     pub rule: Rule,
     pub window: Window,
-    /// Windows that have passed but still have holds.
-    pub older: Vec<Window>,
+    /// Windows that have passed but still have holds. Boxed because there are hardly ever any, and accounts are many.
+    #[allow(clippy::box_collection)]
+    pub older: Option<Box<Vec<Window>>>,
+    pub is_closed: bool,
 }
 
 impl Account {
-    pub fn new(name: Arc<str>, rule: Rule, serial: u64, now_ns: u64) -> Account {
-        Account { name, rule, window: Window::open(serial, &rule, now_ns), older: Vec::new() }
+    pub fn new(name: Arc<str>, rule: Rule, serial: u64) -> Account {
+        Account { name, rule, window: Window::open(serial, rule.span), older: None, is_closed: false }
     }
 
-    /// Brings the account to `now_ns` under `rule`; true when the window `serial` was opened.
+    /// Brings the account to `now_ns` under `rule`.
     ///
     /// An account never goes back to a window that has passed, whatever the clock does: that would grant its limit twice. When
     /// the window's shape changes, what was spent moves into the new one: forgetting it would grant the limit twice as well.
-    pub fn enter(&mut self, rule: Rule, serial: u64, now_ns: u64) -> bool {
-        let opened = self.window.has_ended(now_ns);
-        if opened {
-            let passed = std::mem::replace(&mut self.window, Window::open(serial, &rule, now_ns));
+    pub fn enter(&mut self, rule: Rule, serial: u64, now_ns: u64) -> Entered {
+        let mut entered = Entered::Same;
+        let here = self.window.span;
+        if here.has_ended(now_ns) {
+            let passed = std::mem::replace(&mut self.window, Window::open(serial, rule.span));
             if passed.holds > 0 {
-                self.older.push(passed);
+                self.older.get_or_insert_default().push(passed);
             }
+            entered = Entered::Opened;
+        } else if here != rule.span && !rule.span.has_ended(here.start_ns) {
+            self.window.span = rule.span;
+            entered = Entered::Reshaped;
         }
-        if self.rule != rule {
-            if !self.rule.same_window(&rule) {
-                (self.window.start_ns, self.window.end_ns) = rule.bounds(now_ns);
-            }
-            if !self.rule.same_threshold(&rule) {
-                self.window.warned = false;
-            }
-            self.rule = rule;
+        if !self.rule.same_threshold(&rule) {
+            self.window.warned = false;
         }
-        opened
+        self.rule = rule;
+        entered
     }
 
     /// The window with this serial. Only for a serial that has holds: such a window is never dropped.
@@ -241,7 +249,11 @@ impl Account {
         if self.window.serial == serial {
             return &mut self.window;
         }
-        self.older.iter_mut().find(|window| window.serial == serial).expect("a window with holds is kept")
+        self.older
+            .iter_mut()
+            .flat_map(|older| older.iter_mut())
+            .find(|window| window.serial == serial)
+            .expect("a window with holds is kept")
     }
 
     /// Ends one hold of the window, which is dropped if it has passed and this was its last.
@@ -249,12 +261,21 @@ impl Account {
         let window = self.window_mut(serial);
         window.holds -= 1;
         if window.holds == 0 && self.window.serial != serial {
-            self.older.retain(|window| window.serial != serial);
+            let older = self.older.as_mut().expect("the window is in it");
+            older.retain(|window| window.serial != serial);
+            if older.is_empty() {
+                self.older = None;
+            }
         }
+    }
+
+    /// No call in flight knows of it.
+    pub fn is_quiet(&self) -> bool {
+        self.older.is_none() && self.window.holds == 0
     }
 
     /// True when dropping the account would change nothing: its next use would make it again just as it is.
     pub fn is_idle(&self, now_ns: u64) -> bool {
-        self.older.is_empty() && self.window.holds == 0 && (self.window.has_ended(now_ns) || self.window.is_untouched())
+        self.is_quiet() && (self.is_closed || self.window.span.has_ended(now_ns) || self.window.is_untouched())
     }
 }

@@ -1,13 +1,19 @@
 //! `Ledger` and its values for Python.
 
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use pyo3::exceptions::{PyKeyError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
+use super::journal::{JournalStatus, journal_raised};
 use super::whole::{now, whole, whole_or_none};
-use crate::ledger::{self, Amount, LedgerError, MAX_AMOUNT, Mode, Outcome};
+use crate::journal::{self, Fsync, Journal, Options};
+use crate::ledger::{self, Amount, LedgerError, MAX_AMOUNT, Mode, Outcome, Span};
+
+const SIXTY_FOUR_MIB: u64 = 64 << 20;
 
 #[pyclass(frozen, eq, hash, module = "sidecar._core")]
 #[derive(PartialEq, Eq, Hash)]
@@ -17,23 +23,20 @@ pub struct Rule(ledger::Rule);
 impl Rule {
     #[new]
     #[pyo3(
-        signature = (*, limit_nano_usd=None, limit_tokens=None, window_ns=None, window_offset_ns=None, warn_percent=None, mode="refuse"),
-        text_signature = "(*, limit_nano_usd=None, limit_tokens=None, window_ns=0, window_offset_ns=0, warn_percent=80, mode='refuse')"
+        signature = (*, limit_nano_usd=None, limit_tokens=None, window=None, warn_percent=None, mode="refuse"),
+        text_signature = "(*, limit_nano_usd=None, limit_tokens=None, window=None, warn_percent=80, mode='refuse')"
     )]
     fn new(
         limit_nano_usd: Option<&Bound<'_, PyAny>>,
         limit_tokens: Option<&Bound<'_, PyAny>>,
-        window_ns: Option<&Bound<'_, PyAny>>,
-        window_offset_ns: Option<&Bound<'_, PyAny>>,
+        window: Option<&Bound<'_, PyAny>>,
         warn_percent: Option<&Bound<'_, PyAny>>,
         mode: &str,
     ) -> PyResult<Rule> {
-        let window_ns = whole_or_none("window_ns", window_ns, 0, MAX_AMOUNT)?.unwrap_or(0);
         Ok(Rule(ledger::Rule {
             limit_nano_usd: whole_or_none("limit_nano_usd", limit_nano_usd, 0, MAX_AMOUNT)?,
             limit_tokens: whole_or_none("limit_tokens", limit_tokens, 0, MAX_AMOUNT)?,
-            window_ns,
-            window_offset_ns: whole_or_none("window_offset_ns", window_offset_ns, 0, window_ns.saturating_sub(1))?.unwrap_or(0),
+            span: window.map_or(Ok(Span::default()), span)?,
             warn_percent: whole_or_none("warn_percent", warn_percent, 1, 100)?.unwrap_or(80) as u8,
             mode: match mode {
                 "refuse" => Mode::Refuse,
@@ -55,13 +58,8 @@ impl Rule {
     }
 
     #[getter]
-    fn window_ns(&self) -> u64 {
-        self.0.window_ns
-    }
-
-    #[getter]
-    fn window_offset_ns(&self) -> u64 {
-        self.0.window_offset_ns
+    fn window(&self) -> Option<(u64, u64)> {
+        self.0.span.end_ns.map(|end_ns| (self.0.span.start_ns, end_ns))
     }
 
     #[getter]
@@ -76,16 +74,26 @@ impl Rule {
 
     fn __repr__(&self) -> String {
         let limit = |limit: Option<u64>| limit.map_or("None".to_owned(), |limit| limit.to_string());
+        let window = self.window().map_or("None".to_owned(), |(start_ns, end_ns)| format!("({start_ns}, {end_ns})"));
         format!(
-            "Rule(limit_nano_usd={}, limit_tokens={}, window_ns={}, window_offset_ns={}, warn_percent={}, mode='{}')",
+            "Rule(limit_nano_usd={}, limit_tokens={}, window={window}, warn_percent={}, mode='{}')",
             limit(self.0.limit_nano_usd),
             limit(self.0.limit_tokens),
-            self.0.window_ns,
-            self.0.window_offset_ns,
             self.0.warn_percent,
             self.0.mode.name()
         )
     }
+}
+
+fn span(window: &Bound<'_, PyAny>) -> PyResult<Span> {
+    let found = |_| PyTypeError::new_err(format!("window: found {window:?}, expected a pair (start_ns, end_ns) or None"));
+    let pair = window.cast::<PyTuple>().map_err(|_| found(()))?;
+    if pair.len() != 2 {
+        return Err(found(()));
+    }
+    let start_ns = whole("window[0]", &pair.get_item(0)?, 0, MAX_AMOUNT)?;
+    let end_ns = whole("window[1]", &pair.get_item(1)?, start_ns + 1, MAX_AMOUNT)?;
+    Ok(Span { start_ns, end_ns: Some(end_ns) })
 }
 
 #[pyclass(frozen, get_all, module = "sidecar._core")]
@@ -104,6 +112,7 @@ impl Reservation {
 #[pyclass(frozen, get_all, module = "sidecar._core")]
 pub struct Denial {
     account: String,
+    reason: &'static str,
     unit: &'static str,
     limit: u64,
     used: u64,
@@ -117,8 +126,8 @@ impl Denial {
     fn __repr__(&self) -> String {
         let resets = self.resets_at_ns.map_or("None".to_owned(), |at| at.to_string());
         format!(
-            "Denial(account={:?}, unit={:?}, limit={}, used={}, pending={}, asked={}, resets_at_ns={resets})",
-            self.account, self.unit, self.limit, self.used, self.pending, self.asked
+            "Denial(account={:?}, reason='{}', unit='{}', limit={}, used={}, pending={}, asked={}, resets_at_ns={resets})",
+            self.account, self.reason, self.unit, self.limit, self.used, self.pending, self.asked
         )
     }
 }
@@ -150,9 +159,12 @@ pub struct Balance {
     pending_tokens: u64,
     limit_nano_usd: Option<u64>,
     limit_tokens: Option<u64>,
+    topped_up_nano_usd: u64,
+    topped_up_tokens: u64,
     resets_at_ns: Option<u64>,
-    overruns: u64,
-    refusals: u64,
+    overruns: u32,
+    refusals: u32,
+    frozen: bool,
 }
 
 #[pymethods]
@@ -182,6 +194,52 @@ impl Ledger {
         Ledger(Mutex::new(ledger::Ledger::new()))
     }
 
+    /// The files are read without the GIL: it may be a second's work.
+    #[staticmethod]
+    #[pyo3(
+        signature = (path, *, fsync="settle", interval_ms=None, most_waiting_bytes=None, segment_bytes=None),
+        text_signature = "(path, *, fsync='settle', interval_ms=100, most_waiting_bytes=67108864, segment_bytes=67108864)"
+    )]
+    fn open(
+        py: Python<'_>,
+        path: PathBuf,
+        fsync: &str,
+        interval_ms: Option<&Bound<'_, PyAny>>,
+        most_waiting_bytes: Option<&Bound<'_, PyAny>>,
+        segment_bytes: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<(Ledger, Vec<String>)> {
+        let interval_ms = whole_or_none("interval_ms", interval_ms, 1, 3_600_000)?.unwrap_or(100);
+        let options = Options {
+            fsync: match fsync {
+                "settle" => Fsync::Settle,
+                "interval" => Fsync::Every(Duration::from_millis(interval_ms)),
+                "never" => Fsync::Never,
+                _ => return Err(PyValueError::new_err(format!("fsync: found {fsync:?}, expected \"settle\", \"interval\" or \"never\""))),
+            },
+            most_waiting_bytes: whole_or_none("most_waiting_bytes", most_waiting_bytes, 0, MAX_AMOUNT)?.unwrap_or(SIXTY_FOUR_MIB) as usize,
+            segment_bytes: whole_or_none("segment_bytes", segment_bytes, 1, MAX_AMOUNT)?.unwrap_or(SIXTY_FOUR_MIB),
+        };
+        let opened = py.detach(|| {
+            journal::open(&path, options)
+                .map(|(journal, recovered, notices)| (Ledger(Mutex::new(ledger::Ledger::journaled(journal, recovered))), notices))
+        });
+        opened.map_err(journal_raised)
+    }
+
+    #[getter]
+    fn degraded(&self) -> bool {
+        self.lock().journal().is_some_and(Journal::is_degraded)
+    }
+
+    fn journal(&self) -> Option<JournalStatus> {
+        self.lock().journal().map(|journal| JournalStatus::from(journal.status()))
+    }
+
+    fn close(&self, py: Python<'_>) -> bool {
+        let journal = self.lock().take_journal();
+        journal.is_none_or(|journal| py.detach(|| journal.close()))
+    }
+
     fn reserve<'py>(
         &self,
         py: Python<'py>,
@@ -203,15 +261,17 @@ impl Ledger {
         })
     }
 
+    #[pyo3(signature = (reservation, nano_usd, tokens, now_ns, call=""))]
     fn post(
         &self,
         reservation: &Bound<'_, PyAny>,
         nano_usd: &Bound<'_, PyAny>,
         tokens: &Bound<'_, PyAny>,
         now_ns: &Bound<'_, PyAny>,
+        call: &str,
     ) -> PyResult<Posting> {
         let (id, spent, now_ns) = (reservation_id(reservation)?, amount(nano_usd, tokens)?, now(now_ns)?);
-        let posting = self.lock().post(id, spent, now_ns).map_err(raised)?;
+        let posting = self.lock().post(id, spent, now_ns, call).map_err(raised)?;
         Ok(Posting {
             overrun_nano_usd: posting.overrun.nano_usd,
             overrun_tokens: posting.overrun.tokens,
@@ -236,6 +296,30 @@ impl Ledger {
         Ok(self.lock().balance(account, now_ns).map(Balance::from))
     }
 
+    fn top_up(
+        &self,
+        account: &str,
+        rule: &Bound<'_, Rule>,
+        nano_usd: &Bound<'_, PyAny>,
+        tokens: &Bound<'_, PyAny>,
+        now_ns: &Bound<'_, PyAny>,
+    ) -> PyResult<Balance> {
+        let (by, now_ns) = (amount(nano_usd, tokens)?, now(now_ns)?);
+        self.lock().top_up(account, rule.get().0, by, now_ns).map(Balance::from).map_err(raised)
+    }
+
+    fn freeze(&self, account: &str) -> PyResult<bool> {
+        self.lock().freeze(account).map_err(raised)
+    }
+
+    fn unfreeze(&self, account: &str) -> bool {
+        self.lock().unfreeze(account)
+    }
+
+    fn close_account(&self, account: &str) -> Option<Balance> {
+        self.lock().close(account).map(Balance::from)
+    }
+
     fn accounts(&self) -> usize {
         self.lock().accounts()
     }
@@ -249,6 +333,7 @@ impl From<ledger::Denial> for Denial {
     fn from(denial: ledger::Denial) -> Denial {
         Denial {
             account: denial.account,
+            reason: denial.reason.name(),
             unit: denial.unit.name(),
             limit: denial.limit,
             used: denial.used,
@@ -268,9 +353,12 @@ impl From<ledger::Balance> for Balance {
             pending_tokens: balance.pending.tokens,
             limit_nano_usd: balance.limit_nano_usd,
             limit_tokens: balance.limit_tokens,
+            topped_up_nano_usd: balance.topped_up.nano_usd,
+            topped_up_tokens: balance.topped_up.tokens,
             resets_at_ns: balance.resets_at_ns,
             overruns: balance.overruns,
             refusals: balance.refusals,
+            frozen: balance.is_frozen,
         }
     }
 }
