@@ -8,7 +8,8 @@
     │   ├── PromptTooLong           the prompt does not fit the context of any candidate
     │   ├── NotAllowed              the user's plan, or the caller's token, does not have what was asked for
     │   ├── Unauthenticated         the call came without a token that the sidecar knows
-    │   └── UnknownBreaker          no circuit breaker of that service and target is in use
+    │   ├── UnknownBreaker          no circuit breaker of that service and target is in use
+    │   └── UnknownCall             the usage log has no call of that id
     ├── Refused                     the sidecar said no before any provider was asked
     │   ├── BudgetExceeded          an account has not enough left
     │   ├── RateLimited             more requests or tokens per minute than settings allow
@@ -16,7 +17,8 @@
     │   ├── NotReady                the process has started and does not answer yet
     │   ├── Draining                the process is about to stop
     │   ├── NotCached               the caller wants a cached answer only, and there is none
-    │   └── NoCandidate             no configured provider serves this node
+    │   ├── NoCandidate             no configured provider serves this node
+    │   └── NoUsageLog              there is no folder to keep one in
     ├── ProviderError               a provider was asked and failed
     │   ├── ProviderRateLimited     429; `retry_after_ms` where the provider said it
     │   ├── ProviderQuotaExhausted  out of credit, spend cap, per-day quota: waiting a minute does not help
@@ -96,6 +98,10 @@ class UnknownBreaker(RequestError):
     reason = "UNKNOWN_BREAKER"
 
 
+class UnknownCall(RequestError):
+    reason = "UNKNOWN_CALL"
+
+
 class Refused(SidecarError):
     """The sidecar refused before any provider was asked; nothing was spent."""
 
@@ -148,6 +154,10 @@ class Draining(Refused):
 
 class NoCandidate(Refused):
     reason = "NO_CANDIDATE"
+
+
+class NoUsageLog(Refused):
+    reason = "NO_USAGE_LOG"
 
 
 class NotCached(Refused):

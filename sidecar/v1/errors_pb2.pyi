@@ -92,6 +92,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAUTHENTICATED. The sidecar's callers need a token, and this call has none, or one that it does not know. Send it as metadata
     `authorization: Bearer TOKEN`.
     """
+    ERROR_REASON_UNKNOWN_CALL: _ErrorReason.ValueType  # 32
+    """NOT_FOUND. The usage log has no call of that id. Its id is in the answer, or in the failure's ErrorInfo."""
+    ERROR_REASON_NO_USAGE_LOG: _ErrorReason.ValueType  # 33
+    """FAILED_PRECONDITION. No usage log is kept here. Tell the operator: server.data_dir names the folder for it."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason a call can fail for. ErrorInfo.reason carries the name without prefix; ErrorInfo.domain is `llm-sidecar`."""
@@ -162,6 +166,10 @@ ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 31
 """UNAUTHENTICATED. The sidecar's callers need a token, and this call has none, or one that it does not know. Send it as metadata
 `authorization: Bearer TOKEN`.
 """
+ERROR_REASON_UNKNOWN_CALL: ErrorReason.ValueType  # 32
+"""NOT_FOUND. The usage log has no call of that id. Its id is in the answer, or in the failure's ErrorInfo."""
+ERROR_REASON_NO_USAGE_LOG: ErrorReason.ValueType  # 33
+"""FAILED_PRECONDITION. No usage log is kept here. Tell the operator: server.data_dir names the folder for it."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -49,6 +49,30 @@ HEALTH_DOWN: Health.ValueType  # 3
 """It does not answer."""
 Global___Health: _TypeAlias = Health  # noqa: Y015
 
+class _Vote:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VoteEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Vote.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VOTE_UNSPECIFIED: _Vote.ValueType  # 0
+    """Nothing was said."""
+    VOTE_UP: _Vote.ValueType  # 1
+    """Good."""
+    VOTE_DOWN: _Vote.ValueType  # 2
+    """Bad."""
+
+class Vote(_Vote, metaclass=_VoteEnumTypeWrapper):
+    """What somebody thought of an answer."""
+
+VOTE_UNSPECIFIED: Vote.ValueType  # 0
+"""Nothing was said."""
+VOTE_UP: Vote.ValueType  # 1
+"""Good."""
+VOTE_DOWN: Vote.ValueType  # 2
+"""Bad."""
+Global___Vote: _TypeAlias = Vote  # noqa: Y015
+
 @_typing.final
 class GetStatusRequest(_message.Message):
     """It has no fields."""
@@ -1069,3 +1093,629 @@ class DeletePreferenceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeletePreferenceResponse: _TypeAlias = DeletePreferenceResponse  # noqa: Y015
+
+@_typing.final
+class UsageFilter(_message.Message):
+    """Which calls of the usage log are meant: all, but for what is set here."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class EqualsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    FROM_DAY_FIELD_NUMBER: _builtins.int
+    TO_DAY_FIELD_NUMBER: _builtins.int
+    EQUALS_FIELD_NUMBER: _builtins.int
+    from_day: _builtins.str
+    """The first day, YYYY-MM-DD in usage.time_zone. Empty: the first of this month."""
+    to_day: _builtins.str
+    """The last day. Empty: today."""
+    @_builtins.property
+    def equals(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """By name: `service`, `node`, `tenant`, `provider`, `model`, `user`, `plan`, `run`, `agent`, `operation`, `status`, `cache`, `endpoint`,
+        `prompt_name`, `prompt_version`, `day`. Other names are invalid.
+        """
+
+    def __init__(
+        self,
+        *,
+        from_day: _builtins.str = ...,
+        to_day: _builtins.str = ...,
+        equals: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["equals", b"equals", "from_day", b"from_day", "to_day", b"to_day"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageFilter: _TypeAlias = UsageFilter  # noqa: Y015
+
+@_typing.final
+class ReportUsageRequest(_message.Message):
+    """What to sum up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """At most so many groups. 0: 1,000. Negative, or more than 10,000, is invalid."""
+    @_builtins.property
+    def filter(self) -> Global___UsageFilter:
+        """Which calls."""
+
+    @_builtins.property
+    def by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """One group for each combination of these: the names of UsageFilter.equals. Empty: the total only."""
+
+    def __init__(
+        self,
+        *,
+        filter: Global___UsageFilter | None = ...,
+        by: _abc.Iterable[_builtins.str] | None = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportUsageRequest: _TypeAlias = ReportUsageRequest  # noqa: Y015
+
+@_typing.final
+class ReportUsageResponse(_message.Message):
+    """The sums."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUPS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    FROM_DAY_FIELD_NUMBER: _builtins.int
+    TO_DAY_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    from_day: _builtins.str
+    """The first day that was summed."""
+    to_day: _builtins.str
+    """The last one."""
+    time_zone: _builtins.str
+    """The time zone of days."""
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageGroup]:
+        """The dearest first; where one of `by` is `day`, by day before that."""
+
+    @_builtins.property
+    def total(self) -> Global___UsageSums:
+        """The sum of all, also of groups beyond the limit."""
+
+    def __init__(
+        self,
+        *,
+        groups: _abc.Iterable[Global___UsageGroup] | None = ...,
+        total: Global___UsageSums | None = ...,
+        from_day: _builtins.str = ...,
+        to_day: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_day", b"from_day", "groups", b"groups", "time_zone", b"time_zone", "to_day", b"to_day", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportUsageResponse: _TypeAlias = ReportUsageResponse  # noqa: Y015
+
+@_typing.final
+class UsageGroup(_message.Message):
+    """One group."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    SUMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Its values, in the order of `by`."""
+
+    @_builtins.property
+    def sums(self) -> Global___UsageSums:
+        """Its sums."""
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
+        sums: Global___UsageSums | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sums", b"sums"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "sums", b"sums"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageGroup: _TypeAlias = UsageGroup  # noqa: Y015
+
+@_typing.final
+class UsageSums(_message.Message):
+    """Sums of calls. Money is in nano-dollars."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLS_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
+    ESTIMATED_FIELD_NUMBER: _builtins.int
+    INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHE_WRITE_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    REASONING_TOKENS_FIELD_NUMBER: _builtins.int
+    COST_NANO_USD_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
+    FIRST_TOKENS_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    FAILED_ATTEMPTS_NANO_USD_FIELD_NUMBER: _builtins.int
+    CACHE_SAVED_NANO_USD_FIELD_NUMBER: _builtins.int
+    CACHE_WRITE_EXTRA_NANO_USD_FIELD_NUMBER: _builtins.int
+    FALLBACKS_FIELD_NUMBER: _builtins.int
+    FALLBACK_NANO_USD_FIELD_NUMBER: _builtins.int
+    FALLBACK_PRIMARY_NANO_USD_FIELD_NUMBER: _builtins.int
+    FALLBACK_FAILED_NANO_USD_FIELD_NUMBER: _builtins.int
+    RATED_FIELD_NUMBER: _builtins.int
+    QUALITY_PPM_FIELD_NUMBER: _builtins.int
+    UPS_FIELD_NUMBER: _builtins.int
+    DOWNS_FIELD_NUMBER: _builtins.int
+    calls: _builtins.int
+    """All that ended, however."""
+    failed: _builtins.int
+    """Of these, without a whole answer: failed, refused, cancelled."""
+    cancelled: _builtins.int
+    """Of these, given up by their callers."""
+    cached: _builtins.int
+    """Answered from the sidecar's own cache."""
+    estimated: _builtins.int
+    """Calls of which some tokens are the sidecar's count, not the provider's."""
+    input_tokens: _builtins.int
+    """Input tokens at the full price."""
+    cached_input_tokens: _builtins.int
+    """Input tokens from the provider's cache."""
+    cache_write_tokens: _builtins.int
+    """Input tokens written to the provider's cache."""
+    output_tokens: _builtins.int
+    """Visible output."""
+    reasoning_tokens: _builtins.int
+    """Reasoning."""
+    cost_nano_usd: _builtins.int
+    """What all of it cost."""
+    duration_ms: _builtins.int
+    """Time from arrival to end, in milliseconds."""
+    first_tokens: _builtins.int
+    """Calls that had a first token."""
+    first_token_ms: _builtins.int
+    """Time to these, in milliseconds."""
+    attempts: _builtins.int
+    """Tries at providers."""
+    failed_attempts_nano_usd: _builtins.int
+    """Of cost_nano_usd: tries that gave no answer and were billed."""
+    cache_saved_nano_usd: _builtins.int
+    """The provider's cache: what cached input would have cost more at full price."""
+    cache_write_extra_nano_usd: _builtins.int
+    """What writing to it cost above the full price. Saved less this is what prompt caching earned."""
+    fallbacks: _builtins.int
+    """Answered by a fallback."""
+    fallback_nano_usd: _builtins.int
+    """What these answers cost, where it is known who was wanted first."""
+    fallback_primary_nano_usd: _builtins.int
+    """What the same tokens would have cost there."""
+    fallback_failed_nano_usd: _builtins.int
+    """What was billed for tries before the fallback."""
+    rated: _builtins.int
+    """Calls with a quality."""
+    quality_ppm: _builtins.int
+    """The sum of their qualities, in millionths."""
+    ups: _builtins.int
+    """Votes up."""
+    downs: _builtins.int
+    """Votes down."""
+    def __init__(
+        self,
+        *,
+        calls: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        cancelled: _builtins.int = ...,
+        cached: _builtins.int = ...,
+        estimated: _builtins.int = ...,
+        input_tokens: _builtins.int = ...,
+        cached_input_tokens: _builtins.int = ...,
+        cache_write_tokens: _builtins.int = ...,
+        output_tokens: _builtins.int = ...,
+        reasoning_tokens: _builtins.int = ...,
+        cost_nano_usd: _builtins.int = ...,
+        duration_ms: _builtins.int = ...,
+        first_tokens: _builtins.int = ...,
+        first_token_ms: _builtins.int = ...,
+        attempts: _builtins.int = ...,
+        failed_attempts_nano_usd: _builtins.int = ...,
+        cache_saved_nano_usd: _builtins.int = ...,
+        cache_write_extra_nano_usd: _builtins.int = ...,
+        fallbacks: _builtins.int = ...,
+        fallback_nano_usd: _builtins.int = ...,
+        fallback_primary_nano_usd: _builtins.int = ...,
+        fallback_failed_nano_usd: _builtins.int = ...,
+        rated: _builtins.int = ...,
+        quality_ppm: _builtins.int = ...,
+        ups: _builtins.int = ...,
+        downs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cache_saved_nano_usd", b"cache_saved_nano_usd", "cache_write_extra_nano_usd", b"cache_write_extra_nano_usd", "cache_write_tokens", b"cache_write_tokens", "cached", b"cached", "cached_input_tokens", b"cached_input_tokens", "calls", b"calls", "cancelled", b"cancelled", "cost_nano_usd", b"cost_nano_usd", "downs", b"downs", "duration_ms", b"duration_ms", "estimated", b"estimated", "failed", b"failed", "failed_attempts_nano_usd", b"failed_attempts_nano_usd", "fallback_failed_nano_usd", b"fallback_failed_nano_usd", "fallback_nano_usd", b"fallback_nano_usd", "fallback_primary_nano_usd", b"fallback_primary_nano_usd", "fallbacks", b"fallbacks", "first_token_ms", b"first_token_ms", "first_tokens", b"first_tokens", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "quality_ppm", b"quality_ppm", "rated", b"rated", "reasoning_tokens", b"reasoning_tokens", "ups", b"ups"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageSums: _TypeAlias = UsageSums  # noqa: Y015
+
+@_typing.final
+class ListCallsRequest(_message.Message):
+    """Which calls to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    FAILED_ONLY_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    failed_only: _builtins.bool
+    """Only calls without a whole answer."""
+    limit: _builtins.int
+    """At most so many. 0: 100. Negative, or more than 1,000, is invalid."""
+    before: _builtins.str
+    """Only calls before this one in the list: UsageCall.cursor of the last one seen. Empty: from the newest."""
+    @_builtins.property
+    def filter(self) -> Global___UsageFilter:
+        """Which calls; from_day is today if it is empty."""
+
+    def __init__(
+        self,
+        *,
+        filter: Global___UsageFilter | None = ...,
+        failed_only: _builtins.bool = ...,
+        limit: _builtins.int = ...,
+        before: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "failed_only", b"failed_only", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCallsRequest: _TypeAlias = ListCallsRequest  # noqa: Y015
+
+@_typing.final
+class ListCallsResponse(_message.Message):
+    """Calls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageCall]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        calls: _abc.Iterable[Global___UsageCall] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCallsResponse: _TypeAlias = ListCallsResponse  # noqa: Y015
+
+@_typing.final
+class UsageCall(_message.Message):
+    """One call of the usage log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TIME_MS_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    FINISH_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    COST_NANO_USD_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    FAILED_ATTEMPTS_NANO_USD_FIELD_NUMBER: _builtins.int
+    FALLBACK_FIELD_NUMBER: _builtins.int
+    PRIMARY_MODEL_FIELD_NUMBER: _builtins.int
+    PRIMARY_NANO_USD_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
+    PROMPT_NAME_FIELD_NUMBER: _builtins.int
+    PROMPT_VERSION_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    VOTE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its id."""
+    time_ms: _builtins.int
+    """When it arrived, in milliseconds of Unix time."""
+    cursor: _builtins.str
+    """For ListCallsRequest.before."""
+    operation: _builtins.str
+    """`generate`, `stream` or `embed`."""
+    model: _builtins.str
+    """Who answered, or was asked last. Empty: nobody was asked."""
+    provider: _builtins.str
+    """Its provider."""
+    endpoint: _builtins.str
+    """The provider's endpoint, where it has several."""
+    status: _builtins.str
+    """`ok`, or the name of an ErrorReason."""
+    finish: _builtins.str
+    """Why the answer ended: `stop`, `length`, `tool_calls`, `content_filter`, `refusal`. Empty: it did not."""
+    cost_nano_usd: _builtins.int
+    """What it cost, in all tries."""
+    duration_ms: _builtins.int
+    """From arrival to end."""
+    first_token_ms: _builtins.int
+    """From arrival to the first token. Not set: none came."""
+    attempts: _builtins.int
+    """Tries at providers."""
+    failed_attempts_nano_usd: _builtins.int
+    """Of cost_nano_usd: tries that gave no answer and were billed."""
+    fallback: _builtins.bool
+    """The answer is a fallback's."""
+    primary_model: _builtins.str
+    """Of an answer by fallback: who was wanted first. Empty: it could not have been asked."""
+    primary_nano_usd: _builtins.int
+    """And what the same tokens would have cost there."""
+    cache: _builtins.str
+    """The sidecar's own cache: `exact`. Empty: a provider was asked."""
+    prompt_name: _builtins.str
+    """The prompt's name, as the caller told it."""
+    prompt_version: _builtins.str
+    """Its version."""
+    idempotency_key: _builtins.str
+    """As the caller told it."""
+    trace_id: _builtins.str
+    """The caller's trace. Empty: none."""
+    quality: _builtins.float
+    """Feedback. Not set: none."""
+    vote: Global___Vote.ValueType
+    """Feedback."""
+    @_builtins.property
+    def caller(self) -> _llm_pb2.Caller:
+        """Who asked."""
+
+    @_builtins.property
+    def usage(self) -> _llm_pb2.Usage:
+        """What was processed, in all tries."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        time_ms: _builtins.int = ...,
+        cursor: _builtins.str = ...,
+        operation: _builtins.str = ...,
+        caller: _llm_pb2.Caller | None = ...,
+        model: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        endpoint: _builtins.str = ...,
+        status: _builtins.str = ...,
+        finish: _builtins.str = ...,
+        usage: _llm_pb2.Usage | None = ...,
+        cost_nano_usd: _builtins.int = ...,
+        duration_ms: _builtins.int = ...,
+        first_token_ms: _builtins.int | None = ...,
+        attempts: _builtins.int = ...,
+        failed_attempts_nano_usd: _builtins.int = ...,
+        fallback: _builtins.bool = ...,
+        primary_model: _builtins.str = ...,
+        primary_nano_usd: _builtins.int = ...,
+        cache: _builtins.str = ...,
+        prompt_name: _builtins.str = ...,
+        prompt_version: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
+        trace_id: _builtins.str = ...,
+        quality: _builtins.float | None = ...,
+        vote: Global___Vote.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms", "_quality", b"_quality", "caller", b"caller", "first_token_ms", b"first_token_ms", "quality", b"quality", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms", "_quality", b"_quality", "attempts", b"attempts", "cache", b"cache", "caller", b"caller", "cost_nano_usd", b"cost_nano_usd", "cursor", b"cursor", "duration_ms", b"duration_ms", "endpoint", b"endpoint", "failed_attempts_nano_usd", b"failed_attempts_nano_usd", "fallback", b"fallback", "finish", b"finish", "first_token_ms", b"first_token_ms", "id", b"id", "idempotency_key", b"idempotency_key", "model", b"model", "operation", b"operation", "primary_model", b"primary_model", "primary_nano_usd", b"primary_nano_usd", "prompt_name", b"prompt_name", "prompt_version", b"prompt_version", "provider", b"provider", "quality", b"quality", "status", b"status", "time_ms", b"time_ms", "trace_id", b"trace_id", "usage", b"usage", "vote", b"vote"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__first_token_ms: _TypeAlias = _typing.Literal["first_token_ms"]  # noqa: Y015
+    _WhichOneofArgType__first_token_ms: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms"]  # noqa: Y015
+    _WhichOneofReturnType__quality: _TypeAlias = _typing.Literal["quality"]  # noqa: Y015
+    _WhichOneofArgType__quality: _TypeAlias = _typing.Literal["_quality", b"_quality"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_token_ms) -> _WhichOneofReturnType__first_token_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quality) -> _WhichOneofReturnType__quality | None: ...
+
+Global___UsageCall: _TypeAlias = UsageCall  # noqa: Y015
+
+@_typing.final
+class ForecastUsageRequest(_message.Message):
+    """Whose cost to forecast."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class EqualsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    EQUALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def equals(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """As UsageFilter.equals. Empty: all."""
+
+    def __init__(
+        self,
+        *,
+        equals: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["equals", b"equals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForecastUsageRequest: _TypeAlias = ForecastUsageRequest  # noqa: Y015
+
+@_typing.final
+class ForecastUsageResponse(_message.Message):
+    """What this month will cost, and what that rests on: forecast = spent + basis cost x time left / basis time. Money is in nano-dollars."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_DAY_FIELD_NUMBER: _builtins.int
+    TO_DAY_FIELD_NUMBER: _builtins.int
+    SPENT_NANO_USD_FIELD_NUMBER: _builtins.int
+    FORECAST_NANO_USD_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    BASIS_FROM_DAY_FIELD_NUMBER: _builtins.int
+    BASIS_TO_DAY_FIELD_NUMBER: _builtins.int
+    BASIS_NANO_USD_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
+    from_day: _builtins.str
+    """The month's first day."""
+    to_day: _builtins.str
+    """Its last day."""
+    spent_nano_usd: _builtins.int
+    """Spent so far."""
+    forecast_nano_usd: _builtins.int
+    """What the whole month will cost."""
+    basis_from_day: _builtins.str
+    """The first day of the basis: the last 7 whole days, or as many as the log has."""
+    basis_to_day: _builtins.str
+    """Its last day: yesterday, or today while the log is in its first day."""
+    basis_nano_usd: _builtins.int
+    """What these cost."""
+    @_builtins.property
+    def left(self) -> _duration_pb2.Duration:
+        """The time that is left of it."""
+
+    @_builtins.property
+    def basis(self) -> _duration_pb2.Duration:
+        """How long they were."""
+
+    def __init__(
+        self,
+        *,
+        from_day: _builtins.str = ...,
+        to_day: _builtins.str = ...,
+        spent_nano_usd: _builtins.int = ...,
+        forecast_nano_usd: _builtins.int = ...,
+        left: _duration_pb2.Duration | None = ...,
+        basis_from_day: _builtins.str = ...,
+        basis_to_day: _builtins.str = ...,
+        basis_nano_usd: _builtins.int = ...,
+        basis: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "left", b"left"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "basis_from_day", b"basis_from_day", "basis_nano_usd", b"basis_nano_usd", "basis_to_day", b"basis_to_day", "forecast_nano_usd", b"forecast_nano_usd", "from_day", b"from_day", "left", b"left", "spent_nano_usd", b"spent_nano_usd", "to_day", b"to_day"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForecastUsageResponse: _TypeAlias = ForecastUsageResponse  # noqa: Y015
+
+@_typing.final
+class GiveFeedbackRequest(_message.Message):
+    """What somebody thinks of a call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    VOTE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The call's id. Empty is invalid."""
+    quality: _builtins.float
+    """From 0 (useless) to 1 (perfect), kept in millionths; others are invalid. Not set: it stays."""
+    vote: Global___Vote.ValueType
+    """Up or down. VOTE_UNSPECIFIED: it stays. One of the two must be set."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        quality: _builtins.float | None = ...,
+        vote: Global___Vote.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_quality", b"_quality", "quality", b"quality"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quality", b"_quality", "id", b"id", "quality", b"quality", "vote", b"vote"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__quality: _TypeAlias = _typing.Literal["quality"]  # noqa: Y015
+    _WhichOneofArgType__quality: _TypeAlias = _typing.Literal["_quality", b"_quality"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quality) -> _WhichOneofReturnType__quality | None: ...
+
+Global___GiveFeedbackRequest: _TypeAlias = GiveFeedbackRequest  # noqa: Y015
+
+@_typing.final
+class GiveFeedbackResponse(_message.Message):
+    """It has no fields."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GiveFeedbackResponse: _TypeAlias = GiveFeedbackResponse  # noqa: Y015

@@ -86,6 +86,26 @@ class OpsServiceStub:
                 request_serializer=sidecar_dot_v1_dot_ops__pb2.DeletePreferenceRequest.SerializeToString,
                 response_deserializer=sidecar_dot_v1_dot_ops__pb2.DeletePreferenceResponse.FromString,
                 _registered_method=True)
+        self.ReportUsage = channel.unary_unary(
+                '/sidecar.v1.OpsService/ReportUsage',
+                request_serializer=sidecar_dot_v1_dot_ops__pb2.ReportUsageRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_ops__pb2.ReportUsageResponse.FromString,
+                _registered_method=True)
+        self.ListCalls = channel.unary_unary(
+                '/sidecar.v1.OpsService/ListCalls',
+                request_serializer=sidecar_dot_v1_dot_ops__pb2.ListCallsRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_ops__pb2.ListCallsResponse.FromString,
+                _registered_method=True)
+        self.ForecastUsage = channel.unary_unary(
+                '/sidecar.v1.OpsService/ForecastUsage',
+                request_serializer=sidecar_dot_v1_dot_ops__pb2.ForecastUsageRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_ops__pb2.ForecastUsageResponse.FromString,
+                _registered_method=True)
+        self.GiveFeedback = channel.unary_unary(
+                '/sidecar.v1.OpsService/GiveFeedback',
+                request_serializer=sidecar_dot_v1_dot_ops__pb2.GiveFeedbackRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_ops__pb2.GiveFeedbackResponse.FromString,
+                _registered_method=True)
 
 
 class OpsServiceServicer:
@@ -178,6 +198,41 @@ class OpsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportUsage(self, request, context):
+        """ReportUsage sums up the usage log: calls, tokens and cost of some days, by service, node, model, tenant or else.
+
+        Sums by day, service, node, tenant, provider and model are kept for years, others as long as the rows (usage.keep_statistics_days,
+        usage.keep_days). INVALID_ARGUMENT: a field is wrong. FAILED_PRECONDITION: no usage log is kept here. UNAVAILABLE (STORE_FAILED): it
+        cannot be read now. So it is with all RPCs of the usage log.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCalls(self, request, context):
+        """ListCalls lists single calls of the usage log, newest first; also failed, cancelled, refused and cached ones. Never what was said.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForecastUsage(self, request, context):
+        """ForecastUsage says what this month will cost: what was spent so far, and for the time that is left as much per hour as lately.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GiveFeedback(self, request, context):
+        """GiveFeedback attaches a quality and a vote to a call, at once or days later. What is not set stays as it was.
+
+        NOT_FOUND: no call of that id; where pods share a log, another pod's call can be a second away, or wait at that pod while the shared
+        store cannot be reached.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OpsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -230,6 +285,26 @@ def add_OpsServiceServicer_to_server(servicer, server):
                     servicer.DeletePreference,
                     request_deserializer=sidecar_dot_v1_dot_ops__pb2.DeletePreferenceRequest.FromString,
                     response_serializer=sidecar_dot_v1_dot_ops__pb2.DeletePreferenceResponse.SerializeToString,
+            ),
+            'ReportUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportUsage,
+                    request_deserializer=sidecar_dot_v1_dot_ops__pb2.ReportUsageRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_ops__pb2.ReportUsageResponse.SerializeToString,
+            ),
+            'ListCalls': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCalls,
+                    request_deserializer=sidecar_dot_v1_dot_ops__pb2.ListCallsRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_ops__pb2.ListCallsResponse.SerializeToString,
+            ),
+            'ForecastUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForecastUsage,
+                    request_deserializer=sidecar_dot_v1_dot_ops__pb2.ForecastUsageRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_ops__pb2.ForecastUsageResponse.SerializeToString,
+            ),
+            'GiveFeedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.GiveFeedback,
+                    request_deserializer=sidecar_dot_v1_dot_ops__pb2.GiveFeedbackRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_ops__pb2.GiveFeedbackResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -504,6 +579,114 @@ class OpsService:
             '/sidecar.v1.OpsService/DeletePreference',
             sidecar_dot_v1_dot_ops__pb2.DeletePreferenceRequest.SerializeToString,
             sidecar_dot_v1_dot_ops__pb2.DeletePreferenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/ReportUsage',
+            sidecar_dot_v1_dot_ops__pb2.ReportUsageRequest.SerializeToString,
+            sidecar_dot_v1_dot_ops__pb2.ReportUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCalls(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/ListCalls',
+            sidecar_dot_v1_dot_ops__pb2.ListCallsRequest.SerializeToString,
+            sidecar_dot_v1_dot_ops__pb2.ListCallsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForecastUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/ForecastUsage',
+            sidecar_dot_v1_dot_ops__pb2.ForecastUsageRequest.SerializeToString,
+            sidecar_dot_v1_dot_ops__pb2.ForecastUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GiveFeedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/GiveFeedback',
+            sidecar_dot_v1_dot_ops__pb2.GiveFeedbackRequest.SerializeToString,
+            sidecar_dot_v1_dot_ops__pb2.GiveFeedbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

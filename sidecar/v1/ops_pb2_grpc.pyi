@@ -76,6 +76,23 @@ class OpsServiceStub:
     """DeletePreference forgets it. It answers OK also when there was none. INVALID_ARGUMENT: a field is missing. UNAVAILABLE
     (STORE_FAILED): it could not be written, and nothing has changed.
     """
+    ReportUsage: _grpc.UnaryUnaryMultiCallable[_ops_pb2.ReportUsageRequest, _ops_pb2.ReportUsageResponse]
+    """ReportUsage sums up the usage log: calls, tokens and cost of some days, by service, node, model, tenant or else.
+
+    Sums by day, service, node, tenant, provider and model are kept for years, others as long as the rows (usage.keep_statistics_days,
+    usage.keep_days). INVALID_ARGUMENT: a field is wrong. FAILED_PRECONDITION: no usage log is kept here. UNAVAILABLE (STORE_FAILED): it
+    cannot be read now. So it is with all RPCs of the usage log.
+    """
+    ListCalls: _grpc.UnaryUnaryMultiCallable[_ops_pb2.ListCallsRequest, _ops_pb2.ListCallsResponse]
+    """ListCalls lists single calls of the usage log, newest first; also failed, cancelled, refused and cached ones. Never what was said."""
+    ForecastUsage: _grpc.UnaryUnaryMultiCallable[_ops_pb2.ForecastUsageRequest, _ops_pb2.ForecastUsageResponse]
+    """ForecastUsage says what this month will cost: what was spent so far, and for the time that is left as much per hour as lately."""
+    GiveFeedback: _grpc.UnaryUnaryMultiCallable[_ops_pb2.GiveFeedbackRequest, _ops_pb2.GiveFeedbackResponse]
+    """GiveFeedback attaches a quality and a vote to a call, at once or days later. What is not set stays as it was.
+
+    NOT_FOUND: no call of that id; where pods share a log, another pod's call can be a second away, or wait at that pod while the shared
+    store cannot be reached.
+    """
 
 @_typing.type_check_only
 class OpsServiceAsyncStub(OpsServiceStub):
@@ -124,6 +141,23 @@ class OpsServiceAsyncStub(OpsServiceStub):
     DeletePreference: _aio.UnaryUnaryMultiCallable[_ops_pb2.DeletePreferenceRequest, _ops_pb2.DeletePreferenceResponse]  # type: ignore[assignment]
     """DeletePreference forgets it. It answers OK also when there was none. INVALID_ARGUMENT: a field is missing. UNAVAILABLE
     (STORE_FAILED): it could not be written, and nothing has changed.
+    """
+    ReportUsage: _aio.UnaryUnaryMultiCallable[_ops_pb2.ReportUsageRequest, _ops_pb2.ReportUsageResponse]  # type: ignore[assignment]
+    """ReportUsage sums up the usage log: calls, tokens and cost of some days, by service, node, model, tenant or else.
+
+    Sums by day, service, node, tenant, provider and model are kept for years, others as long as the rows (usage.keep_statistics_days,
+    usage.keep_days). INVALID_ARGUMENT: a field is wrong. FAILED_PRECONDITION: no usage log is kept here. UNAVAILABLE (STORE_FAILED): it
+    cannot be read now. So it is with all RPCs of the usage log.
+    """
+    ListCalls: _aio.UnaryUnaryMultiCallable[_ops_pb2.ListCallsRequest, _ops_pb2.ListCallsResponse]  # type: ignore[assignment]
+    """ListCalls lists single calls of the usage log, newest first; also failed, cancelled, refused and cached ones. Never what was said."""
+    ForecastUsage: _aio.UnaryUnaryMultiCallable[_ops_pb2.ForecastUsageRequest, _ops_pb2.ForecastUsageResponse]  # type: ignore[assignment]
+    """ForecastUsage says what this month will cost: what was spent so far, and for the time that is left as much per hour as lately."""
+    GiveFeedback: _aio.UnaryUnaryMultiCallable[_ops_pb2.GiveFeedbackRequest, _ops_pb2.GiveFeedbackResponse]  # type: ignore[assignment]
+    """GiveFeedback attaches a quality and a vote to a call, at once or days later. What is not set stays as it was.
+
+    NOT_FOUND: no call of that id; where pods share a log, another pod's call can be a second away, or wait at that pod while the shared
+    store cannot be reached.
     """
 
 class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -230,6 +264,47 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ops_pb2.DeletePreferenceResponse, _abc.Awaitable[_ops_pb2.DeletePreferenceResponse]]:
         """DeletePreference forgets it. It answers OK also when there was none. INVALID_ARGUMENT: a field is missing. UNAVAILABLE
         (STORE_FAILED): it could not be written, and nothing has changed.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportUsage(
+        self,
+        request: _ops_pb2.ReportUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ops_pb2.ReportUsageResponse, _abc.Awaitable[_ops_pb2.ReportUsageResponse]]:
+        """ReportUsage sums up the usage log: calls, tokens and cost of some days, by service, node, model, tenant or else.
+
+        Sums by day, service, node, tenant, provider and model are kept for years, others as long as the rows (usage.keep_statistics_days,
+        usage.keep_days). INVALID_ARGUMENT: a field is wrong. FAILED_PRECONDITION: no usage log is kept here. UNAVAILABLE (STORE_FAILED): it
+        cannot be read now. So it is with all RPCs of the usage log.
+        """
+
+    @_abc_1.abstractmethod
+    def ListCalls(
+        self,
+        request: _ops_pb2.ListCallsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ops_pb2.ListCallsResponse, _abc.Awaitable[_ops_pb2.ListCallsResponse]]:
+        """ListCalls lists single calls of the usage log, newest first; also failed, cancelled, refused and cached ones. Never what was said."""
+
+    @_abc_1.abstractmethod
+    def ForecastUsage(
+        self,
+        request: _ops_pb2.ForecastUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ops_pb2.ForecastUsageResponse, _abc.Awaitable[_ops_pb2.ForecastUsageResponse]]:
+        """ForecastUsage says what this month will cost: what was spent so far, and for the time that is left as much per hour as lately."""
+
+    @_abc_1.abstractmethod
+    def GiveFeedback(
+        self,
+        request: _ops_pb2.GiveFeedbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ops_pb2.GiveFeedbackResponse, _abc.Awaitable[_ops_pb2.GiveFeedbackResponse]]:
+        """GiveFeedback attaches a quality and a vote to a call, at once or days later. What is not set stays as it was.
+
+        NOT_FOUND: no call of that id; where pods share a log, another pod's call can be a second away, or wait at that pod while the shared
+        store cannot be reached.
         """
 
 def add_OpsServiceServicer_to_server(servicer: OpsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
