@@ -29,7 +29,7 @@ from sidecar.call import Call, Caller, Chunk, GenerateAsk, GenerateRequest, Mess
 from sidecar.catalog import Catalog
 from sidecar.catalog import load as load_catalog
 from sidecar.counting import count_text
-from sidecar.edge import http_native
+from sidecar.edge import anthropic_api, http_native, model_list, openai_api
 from sidecar.edge.calls import Calls
 from sidecar.edge.health import HealthService
 from sidecar.edge.http import Door
@@ -196,7 +196,9 @@ class _Doors:
         self._calls.ready = True
     async def _open_http(self, certificates: Certificates | None) -> str:
         settings = self._engine.settings.http
-        app = Door(self._engine, self._calls, self._keys).application(http_native.routes)
+        app = Door(self._engine, self._calls, self._keys).application(
+            http_native.routes, openai_api.routes, anthropic_api.routes, model_list.routes
+        )
         self._http = HttpServer(app, settings, certificates, _LAST_WORDS_S)
         try:
             return f"{'http' if certificates is None else 'https'}://{await self._http.open()}"

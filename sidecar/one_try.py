@@ -314,7 +314,10 @@ class Try:
 
 def _on_cut(call: Call) -> str:
     said = call.request.on_cut if isinstance(call.request, GenerateRequest) else ""
-    return said or (call.node.on_cut if call.node is not None else "fail")
+    own = call.node.on_cut if call.node is not None else "fail"
+    if said == "no_restart":  # of a door whose streams cannot say that they begin again
+        return "fail" if own == "restart" else own
+    return said or own
 
 
 def may_restart(call: Call) -> bool:

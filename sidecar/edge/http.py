@@ -57,7 +57,7 @@ class Door:
         self.engine = engine
         self.keys = keys
         self.pace = Pace()
-        self.shapes: dict[str, Callable[[Failure], web.StreamResponse]] = {}  # how failures of a path are told, where not natively
+        self.shapes: dict[str, Callable[[Failure, web.Request], web.StreamResponse]] = {}  # of failures, by path
         self._calls = calls
 
     # --- a request ---------------------------------------------------------------------------------------------------------------
@@ -118,15 +118,18 @@ class Door:
         finally:
             self._calls.end(call)
 
-    async def stream(self, request: web.Request, call: Call, frames: Frames, ending: Ending) -> web.StreamResponse:
+    async def stream(
+        self, request: web.Request, call: Call, frames: Frames, ending: Ending, preface: bytes | None = None
+    ) -> web.StreamResponse:
         """Answer with the frames that the call's `send` puts, and with those of `ending` at its end.
 
         The response begins with the first frame, or when the client has waited for `http.heartbeat_ms`: what fails before is raised, and
-        still has an HTTP status. When the client goes away the call is cancelled.
+        still has an HTTP status. When the client goes away the call is cancelled. `preface` takes the place of the door's own: some
+        clients take each event for JSON.
         """
         task = self.begin(call, frames, ending)
         try:
-            return await frames.write_to(request, self.preface)
+            return await frames.write_to(request, self.preface if preface is None else preface)
         finally:
             if not frames.is_over:
                 task.cancel()
@@ -205,9 +208,10 @@ class Door:
             failure = self.failure(self._defect(error, request.get(_CALL)), request)
         finally:
             request.pop(_CALL, None)  # a stream's call holds the request
-        shape = self.shapes.get(request.path)
+        resource = request.match_info.route.resource  # None where the path or its method is not served
+        shape = self.shapes.get(resource.canonical if resource is not None else request.path)
         if shape is not None:
-            return shape(failure)
+            return shape(failure, request)
         return self.answer({"error": failure.body}, failure.status, failure.headers)
 
     def _require_known_origin(self, request: web.Request) -> None:

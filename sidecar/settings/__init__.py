@@ -120,6 +120,7 @@ class Http(Struct, frozen=True):
     idle_ms: Milliseconds = 75_000  # a connection without a request
     max_header_bytes: Annotated[int, Meta(ge=1024, le=1_048_576)] = 16_384  # a request's line, and each of its headers
     max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 4_096
+    unknown_parameters: Literal["refuse", "pass"] = "refuse"  # of OpenAI's and Anthropic's requests; pass: handed to the provider as they are
 
 
 class Tls(Struct, frozen=True):
