@@ -231,6 +231,7 @@ class Door:
                 headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
                 headers["Access-Control-Expose-Headers"] = "retry-after, x-sidecar-id"
         if self._calls.draining:
+            headers["Connection"] = "close"
             response.force_close()
 
 

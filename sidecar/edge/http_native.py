@@ -95,7 +95,7 @@ def _invalid(said: str, message: Message) -> InvalidRequest:
     field = ".".join(path)
     if place is not None:
         said = said[: place.start()]
-        field = place[1].removeprefix(top).lstrip(".") or field
+        field = place[1].rstrip(".").removeprefix(top).lstrip(".") or field
     return InvalidRequest(f"{field or 'the body'} cannot be read: {said[:200].rstrip('.')}", field=field)
 
 

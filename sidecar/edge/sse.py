@@ -30,6 +30,7 @@ class Frames:
         self.headers: dict[str, str] = {}  # of the response, until the first frame
         self.is_over = False
         self.failed: SidecarError | None = None  # before the first frame: there is still an HTTP status to tell it with
+        self._has_begun = False
         self._heartbeat_s = settings.heartbeat_ms / 1000
         self._keep_bytes = keep_bytes
         self._frames: deque[bytes] = deque()
@@ -62,10 +63,11 @@ class Frames:
             await self._room.wait()
 
     def end(self, frames: Iterable[bytes] = (), failed: SidecarError | None = None) -> None:
-        """Add the last frames, which wait for nobody. `failed` before the first frame goes to the reader as an exception."""
-        if failed is not None and not self.last:
+        """Add the last frames, which wait for nobody. Before a response has begun `failed` goes to the reader in their place."""
+        if failed is not None and not self.last and not self._has_begun:
             self.failed = failed
-        self._add(frames)
+        else:
+            self._add(frames)
         self.is_over = True
         self._news.set()
 
@@ -108,7 +110,7 @@ class Frames:
                     self._room.set()
                     beat.is_due = False
                 elif self.is_over:
-                    if self.failed is not None and not response.prepared:
+                    if self.failed is not None:
                         raise self.failed
                     await response.write_eof()
                     return response
@@ -125,6 +127,7 @@ class Frames:
         raise ConnectionResetError("another client has taken this one's place")
 
     async def _begin(self, response: web.StreamResponse, request: web.Request, preface: bytes) -> bytes:
+        self._has_begun = True
         response.headers.update(HEADERS)
         response.headers.update(self.headers)
         await response.prepare(request)
