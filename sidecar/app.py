@@ -60,7 +60,8 @@ from sidecar.store.answers import Answers
 from sidecar.store.hints import Hints
 from sidecar.store.journal import JournalWatch, open_ledger
 from sidecar.store.preferences import UserPreferences
-from sidecar.upkeep import connect_hints, upkeep
+from sidecar.store.usage import NOT_KEPT, UsageLog
+from sidecar.upkeep import connect_hints, keep_usage, upkeep
 from sidecar.v1 import llm_pb2, llm_pb2_grpc, ops_pb2, ops_pb2_grpc
 
 _HOUSEKEEPING_S = 30.0
@@ -97,7 +98,7 @@ async def _serve(settings: Settings) -> int:
     ledger, found = _open_ledger(settings)
     engine = make_engine(settings, catalog, log, ledger=ledger)
     _open_store(engine)
-    doors = _Doors(engine, (*settings.notices, *catalog.notices, *skipped_providers(settings), *found))
+    doors = _Doors(engine, (*settings.notices, *catalog.notices, *skipped_providers(settings), *_without_log(settings), *found))
     try:
         await doors.open()
         peers = await connect_hints(engine)
@@ -113,6 +114,7 @@ async def _serve(settings: Settings) -> int:
         await doors.close()
         for provider in engine.providers.values():
             await provider.close()
+        await asyncio.to_thread(engine.usage.close)
         engine.user_preferences.close()
         if not await asyncio.to_thread(engine.ledger.close):
             log.write("error", "the journal of what was spent could not be written to its end; as far as there was room it is kept apart")
@@ -294,6 +296,7 @@ def make_engine(
         admission=admission,
         answers=Answers(),
         user_preferences=UserPreferences(),
+        usage=UsageLog(settings, wall_ns),
         degradations=Degradations(settings),
         meter=meter,
         clock_ns=clock_ns,
@@ -321,6 +324,10 @@ def _spots(settings: Settings) -> list[ProviderSettings]:
 def skipped_providers(settings: Settings) -> list[str]:
     """A notice for each provider without a key. Anything else that a provider lacks is refused when settings are read."""
     return [f"provider {p.name} is skipped: it has no key" for p in settings.providers.values() if not p.is_configured]
+
+
+def _without_log(settings: Settings) -> list[str]:
+    return [NOT_KEPT] if settings.server.data_dir is None else []
 
 
 async def _connect(settings: ProviderSettings) -> Provider:
@@ -508,6 +515,7 @@ def _open_store(engine: Engine) -> None:
     if folder is not None:
         try:
             engine.user_preferences.open(Path(folder))
+            keep_usage(engine, Path(folder))
         except StoreFailed as error:
             raise StartError(error.message) from None
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sidecar.settings import Settings
     from sidecar.store.answers import Answers
     from sidecar.store.preferences import UserPreferences
+    from sidecar.store.usage import UsageLog
 
 
 class Engine(Struct, frozen=True):
@@ -49,6 +50,7 @@ class Engine(Struct, frozen=True):
     admission: Admission
     answers: Answers
     user_preferences: UserPreferences
+    usage: UsageLog
     degradations: Degradations
     meter: Meter
     clock_ns: Callable[[], int]

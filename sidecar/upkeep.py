@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import uuid
 from collections.abc import Coroutine
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
 
 from sidecar.engine import Engine
 from sidecar.policies.breakers import Change
 from sidecar.policies.health_checks import check_all
 from sidecar.store import hints
 from sidecar.store.hints import Hints
+
+_QUIET_NS = 60_000_000_000  # between two alerts of the same kind
 
 
 async def connect_hints(engine: Engine) -> Hints | None:
@@ -56,6 +61,49 @@ async def connect_hints(engine: Engine) -> Hints | None:
     up = Gauge("llm_redis_up", "Whether the Redis that pods share answers: 1 or 0.", registry=engine.meter.metrics.registry)
     up.set_function(lambda: float(peers.is_up))
     return peers
+
+
+def keep_usage(engine: Engine, folder: Path) -> None:
+    """Write a row of the usage log for each call that ends, and tell operators when that fails: calls go on.
+
+    Needs a running event loop. Raises StoreFailed where the folder cannot be used, SettingsError for a missing package.
+    """
+    usage, registry = engine.usage, engine.meter.metrics.registry
+    loop = asyncio.get_running_loop()
+    lost = Counter("llm_usage_rows_lost_total", "Rows of the usage log for which there was no room.", registry=registry)
+    up = Gauge("llm_usage_store_up", "Whether the usage log can be written: 1 or 0.", ["store"], registry=registry)
+    waiting = Gauge("llm_usage_rows_waiting", "Rows of the usage log not yet in this store.", ["store"], registry=registry)
+    known = 0
+    quiet_until = 0
+
+    def told(place: str, problem: str) -> None:
+        nonlocal known, quiet_until
+        if place != "lost":
+            doing = "the usage log cannot be written" if place == "file" else "the usage log does not reach its PostgreSQL"
+            if problem:
+                engine.health.notices[f"usage {place}"] = f"{doing}: {problem}"
+            else:
+                engine.health.notices.pop(f"usage {place}", None)
+            message = f"{doing}: {problem}" if problem else f"the usage log is written again ({place})"
+            engine.meter.event("health", message, "error" if problem else "info", key=f"usage {place}")
+            return
+        lost.inc(usage.lost - known)
+        known = usage.lost
+        if engine.clock_ns() >= quiet_until:
+            quiet_until = engine.clock_ns() + _QUIET_NS
+            engine.meter.event("alert", problem, "error", key="usage lost")
+
+    def tell(place: str, problem: str) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(told, place, problem)
+
+    usage.tell = tell
+    usage.open(folder)
+    for store, read in (("file", lambda: usage.waiting), ("postgres", lambda: usage.unsent)):
+        if store == "file" or usage.is_shared:
+            up.labels(store).set_function(partial(lambda store: float(not usage.problems[store]), store))
+            waiting.labels(store).set_function(read)
+    engine.meter.on_call = usage.ended
 
 
 async def upkeep(engine: Engine, peers: Hints | None) -> None:

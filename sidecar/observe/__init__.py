@@ -38,6 +38,7 @@ class Meter:
         self.metrics = metrics
         self.events = Events()
         self.providers: dict[str, ProviderRecord] = {}
+        self.on_call: Callable[[Call, float], None] | None = None  # is told of each ended call and how many seconds it took
         self._clock_ns = clock_ns
 
     def event(self, kind: str, message: str, level: Level = "warning", **facts: str) -> None:
@@ -75,3 +76,5 @@ class Meter:
         duration_s = self._clock_ns() / 1e9 - call.arrived
         self.metrics.call(call, duration_s)
         self.log.call(call, duration_s)
+        if self.on_call is not None:
+            self.on_call(call, duration_s)

@@ -38,9 +38,9 @@ _LAST_S: Final = 5.0  # for the last rows to reach PostgreSQL when the sidecar s
 
 
 class UsageLog:
-    """`waiting` rows are in memory, `unsent` ones in the file and not yet in PostgreSQL, `dropped` ones are lost: no room was left.
+    """`waiting` rows are in memory, `unsent` ones in the file and not yet in PostgreSQL, `lost` ones are lost: no room was left.
 
-    Nothing is kept before `open`. `tell` is called, in any thread, with `file`, `postgres` or `dropped` and what is wrong, "" when it is
+    Nothing is kept before `open`. `tell` is called, in any thread, with `file`, `postgres` or `lost` and what is wrong, "" when it is
     mended.
     """
 
@@ -51,7 +51,7 @@ class UsageLog:
         self._days = Days(self._zone)  # the writer's
         self.tell: Callable[[str, str], None] = lambda _place, _problem: None
         self.problems = {"file": "", "postgres": ""}
-        self.dropped = 0
+        self.lost = 0
         self._written_rows = self._moved_rows = 0  # each counted by one thread at a time
         self._records: deque[Ended] = deque()
         self._rows: list[Row] = []  # built, and not written because the file could not be
@@ -140,8 +140,8 @@ class UsageLog:
             self._file.close()
 
     def _lose(self, rows: int, why: str) -> None:
-        self.dropped += rows
-        self.tell("dropped", f"{self.dropped} rows of the usage log are lost: {why}")
+        self.lost += rows
+        self.tell("lost", f"{self.lost} rows of the usage log are lost: {why}")
 
     # --- writing ------------------------------------------------------------------------------------------------------------------
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
 from msgspec import Struct
 
 from sidecar.days import Days, month_begin, next_month
+from sidecar.errors import InvalidRequest
+from sidecar.settings.reading import nearest
 from sidecar.store import usage_sql as sql
 from sidecar.store.usage_rows import SUMS, Row
 
 Ask = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
 
+_DAY = re.compile(r"[12][0-9]{3}-[0-9]{2}-[0-9]{2}")
 _BASIS_DAYS = 7  # a week has every weekday once
 
 
@@ -34,6 +38,38 @@ class Forecast(Struct, frozen=True):
     basis: tuple[date, date]
     basis_nano_usd: int
     basis_ms: int
+
+
+def period(from_day: str, to_day: str, first: date, today: date) -> tuple[date, date]:
+    """The first day and the one after the last: as told, YYYY-MM-DD, else `first` and today. Raises InvalidRequest."""
+    begin = _day(from_day, "filter.from_day") if from_day else first
+    last = _day(to_day, "filter.to_day") if to_day else max(today, begin)
+    if not from_day:
+        begin = min(begin, last)
+    if begin > last:
+        raise InvalidRequest(f"to_day is {last}, before from_day {begin}; expected the same day or a later one", field="filter.to_day")
+    return begin, last + timedelta(1)
+
+
+def _day(text: str, field: str) -> date:
+    try:
+        if _DAY.fullmatch(text):
+            return date.fromisoformat(text)
+    except ValueError:
+        pass
+    raise InvalidRequest(f"{field} is {text[:40]!r}; expected a day like 2026-11-21", field=field)
+
+
+def checked_groups(names: Iterable[str], field: str) -> list[str]:
+    """Raises InvalidRequest for a name that nothing is grouped or filtered by."""
+    found = list(names)
+    for name in found:
+        if name not in sql.GROUPS:
+            expected = f"expected one of {', '.join(sql.GROUPS)}"
+            raise InvalidRequest(f"{field} names {name[:40]!r}{nearest(name, sql.GROUPS)}; {expected}", field=field)
+    if len(set(found)) < len(found):
+        raise InvalidRequest(f"{field} names one of {', '.join(found)} twice", field=field)
+    return found
 
 
 def report(

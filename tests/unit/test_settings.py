@@ -297,7 +297,7 @@ def test_settings_that_do_nothing_yet_are_told_when_set(environ: dict[str, str],
 
 def test_what_a_folder_keeps_is_told() -> None:
     (notice,) = load(None, {"SIDECAR_SERVER__DATA_DIR": "/var/lib/sidecar"}).notices
-    assert notice == "SIDECAR_SERVER__DATA_DIR keeps users' preferences only: budgets and cached answers live in memory yet"
+    assert notice == "SIDECAR_SERVER__DATA_DIR keeps users' preferences and the usage log: budgets and answers live in memory yet"
 
 
 def test_a_file_is_told_too_what_does_nothing_yet(tmp_path: Path) -> None:
