@@ -37,7 +37,7 @@ from msgspec.structs import replace
 from sidecar.call import Feature
 from sidecar.errors import SettingsError
 from sidecar.settings import variables
-from sidecar.settings.checks import check
+from sidecar.settings.checks import check, open_doors
 from sidecar.settings.reading import NanoUsd, PicoUsdPerToken, Source, dotted, read
 
 __all__ = ["Limits", "ModelRow", "NodeRow", "Profile", "ProviderSettings", "Server", "Service", "Settings", "SettingsError", "load"]
@@ -101,6 +101,7 @@ class Server(Struct, frozen=True):
     grace_ms: Annotated[int, Meta(ge=0, le=3_600_000)] = 30_000  # how long calls in flight may go on after SIGTERM
     max_message_bytes: Annotated[int, Meta(ge=1024, le=1_073_741_824)] = 32 * 1024 * 1024  # one request by either door, images included
     max_prompt_bytes: Annotated[int, Meta(ge=1024, le=1_073_741_824)] = 4 * 1024 * 1024  # all text of one request
+    max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 4_096  # of the gRPC door
     reflection: bool = True
     data_dir: str | None = None  # what must outlive the process goes here; None: it is kept in memory only
     language: Literal["en", "ko"] = "en"  # of messages for people, where the caller's metadata `accept-language` names neither
@@ -571,7 +572,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     }
     settings = Settings(**values, node_models=node_models, notices=notices, source=source)
     check(settings)
-    return replace(settings, notices=(*notices, *_idle(settings, raw)))
+    return replace(settings, notices=(*notices, *open_doors(settings), *_idle(settings, raw)))
 
 
 def _idle(settings: Settings, raw: Mapping[str, Any]) -> Iterator[str]:

@@ -98,6 +98,20 @@ def _doors(settings: Settings) -> None:
         )
 
 
+def open_doors(settings: Settings) -> list[str]:
+    """What an operator should know of doors that others than this machine can reach: who may call, and who may listen."""
+    told = []
+    for key, address in ((("server", "listen"), settings.server.listen), (("http", "listen"), settings.http.listen)):
+        host = address.rpartition(":")[0]
+        if host and not _LOOPBACK.fullmatch(host):
+            where = settings.origin(*key)
+            if not settings.tls.cert_file:
+                told.append(f"{where}: tokens and prompts go over the network unencrypted: set tls.cert_file and tls.key_file")
+            elif not settings.tls.client_ca_file and not settings.auth.tokens:
+                told.append(f"{where}: whoever reaches {address} may call: set tls.client_ca_file or auth.tokens")
+    return told
+
+
 def _proofs(settings: Settings) -> None:
     """Certificates and tokens, by which callers and the sidecar prove who they are."""
     tls, auth = settings.tls, settings.auth
