@@ -87,8 +87,9 @@ class Scripted:
             async def say(chunks):
                 one.has_head = True
                 one.has_begun = one.has_begun or any(chunk.text for chunk in chunks)
-                await emit(chunks)
                 one.heard_at = self._loop.seconds
+                await emit(chunks)
+                one.heard_at = self._loop.seconds  # its reader may have kept it waiting
 
             await self._generate(one, deed, pause, ask, say)
 

@@ -132,8 +132,8 @@ class Watch:
         if one.has_begun:
             return one.heard_at, limit("idle_ms"), inf
         if one.has_head:
-            return one.began, limit("first_token_ms"), share
-        return one.began, min(limit("headers_ms"), limit("first_token_ms")), share
+            return one.began, min(limit("first_token_ms"), limit("stream_ms")), share
+        return one.began, min(limit("headers_ms"), limit("first_token_ms"), limit("stream_ms")), share
 
     def _check_silence(self, one):
         """A provider is given up when its time is over: not much later."""
@@ -209,13 +209,17 @@ class Watch:
         """A candidate that could have been asked all the time of the call, and was not."""
         call = caller.call
         tried = {one.target for one in caller.ones}
-        keys = {one.provider for one in caller.ones if one.outcome == "PROVIDER_AUTH_FAILED"}  # then only its other keys are asked
+        refused = [one for one in caller.ones if one.outcome == "PROVIDER_AUTH_FAILED"]  # then only other keys of that provider are asked
         never = {(one.provider, one.model) for one in caller.ones if one.outcome in NOT_THIS_MODEL}
         for candidate in call.candidates:
             key = self._key(caller, candidate.target)
             calm = self.changed_at.get(key, -1) < caller.began_at and key not in self.held and key not in self.ramps
             state = self.engine.breakers.of(call.service, candidate.target).state(self.engine.clock_ns())
-            if keys - {candidate.model.provider} or (candidate.model.provider, candidate.model.name) in never:
+            provider, endpoint = candidate.model.provider, candidate.target.partition("/")[0]
+            if (
+                any(one.provider != provider or one.endpoint == endpoint for one in refused)
+                or (candidate.model.provider, candidate.model.name) in never
+            ):
                 continue
             if candidate.target not in tried and calm and state == "closed" and not _has_quota(candidate.model):
                 return candidate.target
@@ -245,11 +249,15 @@ class Watch:
     def _check_haste(self, one):
         """Once a breaker is open, whoever waited for its model asks the next one within a second."""
         caller = one.caller
-        if not caller.ones or any(_has_quota(candidate.model) for candidate in caller.call.candidates):
+        if (
+            not caller.ones
+            or one.target in {o.target for o in caller.ones}
+            or any(_has_quota(candidate.model) for candidate in caller.call.candidates)
+        ):
             return
         before = caller.ones[-1]
         key = self._key(caller, before.target)
-        opened = max(before.ended or inf, self.changed_at.get(key, 0))
+        opened = max(self.changed_at.get(key, 0), *(one.ended or inf for one in caller.ones))
         state = self.engine.breakers.of(caller.call.service, before.target).state(self.engine.clock_ns())
         if state == "open" and one.target != before.target and self.now - opened > 1 + GRACE_S:
             self.broken(caller, f"{one.target} is asked {self.now - opened:.3f} s after the breaker of {before.target} opened")
@@ -403,11 +411,8 @@ class Watch:
                 self.broken(caller, "its vectors are nobody's")
             return
         if caller.result == "ok":
-            answer = next((one for one in known if one.text == call.answer.text), None)
-            if answer is None:
-                self.broken(caller, f"it was answered {call.answer.text!r}, which nobody said in whole")
-            elif call.answer.finish != answer.finish:
-                self.broken(caller, f"it ended with {call.answer.finish}; {answer.target} said {answer.finish}")
+            if not any(one.text == call.answer.text and one.finish == call.answer.finish for one in known):
+                self.broken(caller, f"it was answered {call.answer.text!r}, {call.answer.finish}, which nobody said in whole")
             if call.send is not None and (not texts or texts[-1] != call.answer.text):
                 self.broken(caller, f"it was sent {texts[-1:]}, and the answer is {call.answer.text!r}")
             if any(chunk.finish not in (None, call.answer.finish) for pieces in caller.segments[-1:] for chunk in pieces):
