@@ -133,26 +133,27 @@ class _Usage(Struct):
     output_tokens_details: _OutputDetails | None = None
 
 
+# What is not there is left out by Anthropic itself, and null with some of the servers that speak as it does.
 class _Block(Struct):
     type: str
-    id: str = ""
-    name: str = ""
-    text: str = ""
-    thinking: str = ""
+    id: str | None = None
+    name: str | None = None
+    text: str | None = None
+    thinking: str | None = None
     input: Raw = Raw(b"{}")
 
 
 class _Delta(Struct):
     type: str = ""
-    text: str = ""
-    thinking: str = ""
-    partial_json: str = ""
+    text: str | None = None
+    thinking: str | None = None
+    partial_json: str | None = None
     stop_reason: str | None = None
 
 
 class _Message(Struct):
-    content: list[_Block]
-    model: str = ""
+    content: list[_Block] | None = None
+    model: str | None = None
     stop_reason: str | None = None
     usage: _Usage | None = None
 
@@ -216,18 +217,22 @@ def reply(body: bytes, whose: str = "anthropic", key: str | None = None) -> Chun
         raise _no_message(body, error, whose, key) from error
     if message.type != "message":
         raise ProviderGarbled(f"{whose}: the answer is no message: its type is {message.type!r}")
+    if message.content is None:
+        raise ProviderGarbled(f"{whose}: the answer is a message without content")
     calls = tuple(
-        ToolDelta(index=i, id=b.id, name=b.name, arguments=text_of(b.input)) for i, b in enumerate(message.content) if b.type == "tool_use"
+        ToolDelta(index=i, id=b.id or "", name=b.name or "", arguments=text_of(b.input))
+        for i, b in enumerate(message.content)
+        if b.type == "tool_use"
     )
     raw = message.stop_reason or ""
     return Chunk(
-        text="".join(b.text for b in message.content if b.type == "text"),
-        reasoning="".join(b.thinking for b in message.content if b.type == "thinking"),
+        text="".join(b.text or "" for b in message.content if b.type == "text"),
+        reasoning="".join(b.thinking or "" for b in message.content if b.type == "thinking"),
         tool_calls=calls,
         finish=FINISHES.get(raw),
         raw_finish=raw,
         usage=_usage(message.usage),
-        model=message.model,
+        model=message.model or "",
         last=True,
     )
 
@@ -253,7 +258,7 @@ def chunk(event: bytes, whose: str = "anthropic", key: str | None = None) -> Chu
         case _Event(type="content_block_start", content_block=_Block() as block):
             return _opening(read.index, block)
         case _Event(type="message_start", message=_Message() as message):
-            return Chunk(model=message.model, usage=_usage(message.usage))
+            return Chunk(model=message.model or "", usage=_usage(message.usage))
         case _Event(type="message_delta", delta=_Delta() as delta):
             raw = delta.stop_reason or ""
             return Chunk(finish=FINISHES.get(raw), raw_finish=raw, usage=_usage(read.usage))
@@ -281,9 +286,9 @@ def _tolerate(event: bytes, error: Exception, whose: str, key: str | None) -> No
 def _piece(index: int, delta: _Delta) -> Chunk | None:
     match delta.type:
         case "text_delta":
-            return Chunk(text=delta.text)
+            return Chunk(text=delta.text or "")
         case "thinking_delta":
-            return Chunk(reasoning=delta.thinking)
+            return Chunk(reasoning=delta.thinking or "")
         case "input_json_delta":
             return Chunk(tool_calls=(ToolDelta(index=index, arguments=delta.partial_json),)) if delta.partial_json else None
     return None
@@ -298,7 +303,7 @@ def _opening(index: int, block: _Block) -> Chunk | None:
         case "tool_use":
             given = text_of(block.input)  # `{}` in a stream, where the pieces follow; some servers send all of it here
             arguments = "" if given == "{}" else given
-            return Chunk(tool_calls=(ToolDelta(index=index, id=block.id, name=block.name, arguments=arguments),))
+            return Chunk(tool_calls=(ToolDelta(index=index, id=block.id or "", name=block.name or "", arguments=arguments),))
     return None
 
 

@@ -86,6 +86,8 @@ _CALLING_MODES: Final = {"auto": "AUTO", "none": "NONE", "required": "ANY", "too
 _NO_SIGNATURE: Final = "skip_thought_signature_validator"
 _UNSIGNED: Final = ("gemini-1", "gemini-2")
 
+_NULL: Final = Raw(b"null")
+
 
 def model_path(model: str) -> str:
     """The model as paths and bodies name it."""
@@ -170,47 +172,48 @@ def embed_request(ask: EmbedAsk) -> dict[str, Any]:
     }
 
 
+# What is not there is left out by Google itself, and null with some of the gateways before it.
 class _Call(Struct):
     name: str
-    id: str = ""
+    id: str | None = None
     args: Raw = Raw(b"{}")
 
 
 class _Part(Struct, rename="camel"):
-    text: str = ""
-    thought: bool = False
+    text: str | None = None
+    thought: bool | None = None
     function_call: _Call | None = None
-    thought_signature: str = ""  # base64; sent back as it came
+    thought_signature: str | None = None  # base64; sent back as it came
 
 
 class _Content(Struct):
-    parts: list[_Part] = field(default_factory=list)
+    parts: list[_Part] | None = None
 
 
 class _Candidate(Struct, rename="camel"):
     content: _Content | None = None
-    finish_reason: str = ""
+    finish_reason: str | None = None
 
 
 class _Account(Struct, rename="camel"):
-    prompt_token_count: int = 0
-    cached_content_token_count: int = 0
-    candidates_token_count: int = 0
-    thoughts_token_count: int = 0
-    tool_use_prompt_token_count: int = 0
+    prompt_token_count: int | None = None
+    cached_content_token_count: int | None = None
+    candidates_token_count: int | None = None
+    thoughts_token_count: int | None = None
+    tool_use_prompt_token_count: int | None = None
 
 
 class _Feedback(Struct, rename="camel"):
-    block_reason: str = ""
+    block_reason: str | None = None
 
 
 class _Answer(Struct, rename="camel"):
-    candidates: list[_Candidate] = field(default_factory=list)
+    candidates: list[_Candidate] | None = None
     prompt_feedback: _Feedback | None = None
     usage_metadata: _Account | None = None
-    model_version: str = ""
-    response_id: str = ""
-    error: Raw = Raw(b"")
+    model_version: str | None = None
+    response_id: str | None = None
+    error: Raw = _NULL
 
 
 class _Vector(Struct):
@@ -220,7 +223,7 @@ class _Vector(Struct):
 class _Embedded(Struct, rename="camel"):
     embeddings: list[_Vector] = field(default_factory=list)
     usage_metadata: _Account | None = None
-    error: Raw = Raw(b"")
+    error: Raw = _NULL
 
 
 _read_answer = msgspec.json.Decoder(_Answer).decode
@@ -241,33 +244,35 @@ def chunk(event: bytes, whose: str = "google", key: str | None = None) -> Chunk 
         answer = _read_answer(event)
     except UNREADABLE as error:
         raise _unreadable(event, error, whose, key) from error
-    if bytes(answer.error):
+    if bytes(answer.error) != b"null":
         raise failure(200, {}, event, whose=whose, key=key)
     usage = _usage(answer.usage_metadata)
     head = Head(request_id=answer.response_id) if answer.response_id else None
+    model = answer.model_version or ""
     if not answer.candidates:
         blocked = answer.prompt_feedback.block_reason if answer.prompt_feedback is not None else ""
         if blocked:
-            return Chunk(finish="content_filter", raw_finish=blocked, usage=usage, model=answer.model_version, head=head, last=True)
-        return None if usage is None else Chunk(usage=usage, model=answer.model_version, head=head)
+            return Chunk(finish="content_filter", raw_finish=blocked, usage=usage, model=model, head=head, last=True)
+        return None if usage is None else Chunk(usage=usage, model=model, head=head)
     candidate = answer.candidates[0]
-    parts = candidate.content.parts if candidate.content is not None else []
-    calls = [(part.function_call, part.thought_signature) for part in parts if part.function_call is not None]
+    parts = (candidate.content.parts or []) if candidate.content is not None else []
+    calls = [(part.function_call, part.thought_signature or "") for part in parts if part.function_call is not None]
+    ended = candidate.finish_reason or ""
     return Chunk(
-        text="".join(p.text for p in parts if not p.thought),
-        reasoning="".join(p.text for p in parts if p.thought),
-        tool_calls=tuple(_delta(call, i, signature, answer.response_id) for i, (call, signature) in enumerate(calls)),
-        finish=FINISHES.get(candidate.finish_reason),
-        raw_finish=candidate.finish_reason,
+        text="".join(p.text for p in parts if p.text and not p.thought),
+        reasoning="".join(p.text for p in parts if p.text and p.thought),
+        tool_calls=tuple(_delta(call, i, signature, answer.response_id or "") for i, (call, signature) in enumerate(calls)),
+        finish=FINISHES.get(ended),
+        raw_finish=ended,
         usage=usage,
-        model=answer.model_version,
+        model=model,
         head=head,
-        last=bool(candidate.finish_reason),
+        last=bool(ended),
     )
 
 
 def _delta(call: _Call, index: int, signature: str, response_id: str) -> ToolDelta:
-    arguments = text_of(call.args)
+    arguments = "{}" if bytes(call.args) == b"null" else text_of(call.args)
     call_id = call.id or made_id(response_id, str(index), call.name, arguments)
     return ToolDelta(index=index, id=call_id, name=call.name, arguments=arguments, signature=signature)
 
@@ -282,12 +287,12 @@ def _unreadable(event: bytes, error: Exception, whose: str, key: str | None) -> 
 def _usage(account: _Account | None) -> Usage | None:
     if account is None:
         return None
-    cached = account.cached_content_token_count
+    cached = account.cached_content_token_count or 0
     return Usage(
-        input_tokens=max(account.prompt_token_count - cached, 0) + account.tool_use_prompt_token_count,
+        input_tokens=max((account.prompt_token_count or 0) - cached, 0) + (account.tool_use_prompt_token_count or 0),
         cached_input_tokens=cached,
-        output_tokens=account.candidates_token_count,
-        reasoning_tokens=account.thoughts_token_count,
+        output_tokens=account.candidates_token_count or 0,
+        reasoning_tokens=account.thoughts_token_count or 0,
     )
 
 
@@ -300,11 +305,11 @@ def vectors(body: bytes, whose: str = "google", key: str | None = None) -> Vecto
         answer = _read_embedded(body)
     except UNREADABLE as error:
         raise garbled(body, error, whose) from error
-    if bytes(answer.error):
+    if bytes(answer.error) != b"null":
         raise failure(200, {}, body, whose=whose, key=key)
     if not answer.embeddings:
         raise ProviderGarbled(f"{whose}: answered 200 with JSON that holds no embeddings; is its base URL right?")
-    usage = Usage() if answer.usage_metadata is None else Usage(input_tokens=answer.usage_metadata.prompt_token_count, output_tokens=0)
+    usage = Usage() if answer.usage_metadata is None else Usage(input_tokens=answer.usage_metadata.prompt_token_count or 0, output_tokens=0)
     return Vectors(vectors=[_unit(one.values) for one in answer.embeddings], usage=usage)
 
 

@@ -137,22 +137,23 @@ class _Function(Struct):
 
 class _ToolCall(Struct):
     function: _Function
-    id: str = ""
+    id: str | None = None
 
 
+# What is not there is left out by Ollama itself, and null with some of the servers that speak as it does.
 class _Message(Struct):
-    content: str = ""
-    thinking: str = ""
-    tool_calls: list[_ToolCall] = field(default_factory=list)
+    content: str | None = None
+    thinking: str | None = None
+    tool_calls: list[_ToolCall] | None = None
 
 
 class _Line(Struct):
     done: bool = False
-    error: str = ""
+    error: str | None = None
     message: _Message | None = None
-    model: str = ""
-    created_at: str = ""
-    done_reason: str = ""
+    model: str | None = None
+    created_at: str | None = None
+    done_reason: str | None = None
     prompt_eval_count: int | None = None
     eval_count: int | None = None
 
@@ -198,23 +199,24 @@ def chunk(event: bytes, whose: str = "ollama", key: str | None = None) -> Chunk 
     calls = tuple(
         ToolDelta(
             index=i,
-            id=call.id or made_id(line.created_at, str(i), call.function.name),
+            id=call.id or made_id(line.created_at or "", str(i), call.function.name),
             name=call.function.name,
             arguments=text_of(call.function.arguments),
         )
-        for i, call in enumerate(said.tool_calls)
+        for i, call in enumerate(said.tool_calls or ())
     )
+    text, thinking, model, ended = said.content or "", said.thinking or "", line.model or "", line.done_reason or ""
     if not line.done:
-        return Chunk(text=said.content, reasoning=said.thinking, tool_calls=calls, model=line.model)
+        return Chunk(text=text, reasoning=thinking, tool_calls=calls, model=model)
     return Chunk(
-        text=said.content,
-        reasoning=said.thinking,
+        text=text,
+        reasoning=thinking,
         tool_calls=calls,
-        finish=FINISHES.get(line.done_reason),
-        raw_finish=line.done_reason,
+        finish=FINISHES.get(ended),
+        raw_finish=ended,
         # A prompt that was cached whole has no count; thinking is part of eval_count and not told apart.
         usage=Usage(input_tokens=line.prompt_eval_count, output_tokens=line.eval_count),
-        model=line.model,
+        model=model,
         last=True,
     )
 

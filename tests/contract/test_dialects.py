@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 
-from sidecar.providers import anthropic_wire, google_failure, ollama, openai_failure
+from sidecar.call import Chunk
+from sidecar.providers import anthropic_wire, google_failure, google_wire, ollama, openai_failure, openai_reply
 
 FAILURES = {
     "openai": openai_failure.failure,
@@ -407,3 +409,41 @@ def test_a_key_that_is_repeated_is_struck_out(wire: str) -> None:
     error = FAILURES[wire](401, {}, msgspec.json.encode(body), key=key)
     assert type(error).__name__ == "ProviderAuthFailed"
     assert key not in f"{error.message} {error.code} {error.request_id}"
+
+
+# Servers and gateways written with other libraries send null for what the provider itself leaves out.
+NULLS: dict[str, tuple[Callable[[bytes], Chunk | None], str]] = {
+    "google's piece": (
+        google_wire.chunk,
+        '{"candidates":[{"content":{"parts":[{"text":"x","thought":null,"functionCall":null}]},"finishReason":null}],"usageMetadata":null,'
+        '"promptFeedback":null,"modelVersion":null,"responseId":null,"error":null}',
+    ),
+    "google's whole answer": (
+        google_wire.reply,
+        '{"candidates":[{"content":{"parts":[{"text":"x"}]},"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":null}}',
+    ),
+    "ollama's piece": (
+        ollama.chunk,
+        '{"model":null,"message":{"role":"assistant","content":"x","thinking":null,"tool_calls":null},"done":false,"done_reason":null,"error":null}',
+    ),
+    "anthropic's piece": (
+        anthropic_wire.chunk,
+        '{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"x","partial_json":null,"stop_reason":null},"usage":null}',
+    ),
+    "anthropic's whole answer": (
+        anthropic_wire.reply,
+        '{"type":"message","model":null,"content":[{"type":"text","text":"x","id":null,"name":null}],"stop_reason":"end_turn","usage":null}',
+    ),
+    "openai's piece": (
+        openai_reply.Reader(),
+        '{"choices":[{"index":0,"delta":{"content":"x","tool_calls":null,"refusal":null},"finish_reason":null}],"usage":null,"error":null}',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NULLS)
+def test_null_is_nothing(name: str) -> None:
+    read, body = NULLS[name]
+    chunk = read(body.encode())
+    assert chunk is not None
+    assert chunk.text == "x"
