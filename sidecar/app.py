@@ -8,11 +8,12 @@ import gc
 import importlib
 import os
 import random
+import resource
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from sidecar.edge.health import HealthService
 from sidecar.edge.http import Door
 from sidecar.edge.http_server import HttpServer
 from sidecar.edge.keys import Keys
+from sidecar.edge.operators import OperatorsOnly
 from sidecar.edge.ops import OpsService
 from sidecar.edge.probes import application
 from sidecar.edge.rpc import LLMService
@@ -67,6 +69,7 @@ from sidecar.v1 import llm_pb2, llm_pb2_grpc, ops_pb2, ops_pb2_grpc
 _HOUSEKEEPING_S = 30.0
 _JOURNAL_WATCH_S = 1.0
 _MOST_WAITING = 100_000  # calls that have arrived and were not begun: far above any burst of one pod
+_HANDSHAKE_MS = 10_000  # from a gRPC connection's first byte until it has said what HTTP/2 begins with
 _LAST_WORDS_S = 2.0  # for calls that were ended at the end of the grace period to tell their callers
 
 SERVICES = ("", llm_pb2.DESCRIPTOR.services_by_name["LLMService"].full_name, ops_pb2.DESCRIPTOR.services_by_name["OpsService"].full_name)
@@ -81,6 +84,8 @@ def serve(settings: Settings) -> int:
 
     Raises SettingsError where settings contradict what is known about models and nodes.
     """
+    # Keys lie in memory: no core dumps. A limit of 0 still lets them through where they are piped to a program, 1 does not (core(5)).
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             return runner.run(_serve(settings))
@@ -166,14 +171,17 @@ class _Doors:
         self._notices = notices
         self._calls = Calls(engine.meter.metrics.in_flight)
         self._health = HealthService(engine, self._calls, SERVICES)
-        self._server = _server(self._settings.max_message_bytes)
+        self._keys = Keys(engine.settings.auth)
+        # An interceptor costs every call, so there is one only where there are tokens.
+        auth = engine.settings.auth
+        guards = (OperatorsOnly(self._keys, SERVICES[2]),) if auth.tokens or auth.ops_sha256 else ()
+        self._server = _server(self._settings, guards)
+        self._http: HttpServer | None = None
         self._probes: web.AppRunner | None = None
         self.bound: list[str] = []
 
     async def open(self) -> None:
-        self._keys = Keys(engine.settings.auth)
         """Listen, and say NOT_SERVING. Raises StartError where an address is taken."""
-        self._http: HttpServer | None = None
         server = self._server
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         llm_pb2_grpc.add_LLMServiceServicer_to_server(LLMService(self._engine, self._calls, self._keys), server)
@@ -191,11 +199,6 @@ class _Doors:
             self._probes = await _open_probes(self._settings.ops_listen, self._engine.meter.metrics.registry, self._is_serving)
         await server.start()
 
-    async def serve(self) -> None:
-        """Take calls, and say so."""
-        for notice in self._notices:
-            self._engine.meter.log.write("warning", notice)
-        self._calls.ready = True
     async def _open_http(self, certificates: Certificates | None) -> str:
         settings = self._engine.settings.http
         app = Door(self._engine, self._calls, self._keys).application(
@@ -207,6 +210,11 @@ class _Doors:
         except OSError as error:
             raise StartError(f"cannot listen on {settings.listen} (http.listen): {error.strerror}") from None
 
+    async def serve(self) -> None:
+        """Take calls, and say so."""
+        for notice in self._notices:
+            self._engine.meter.log.write("warning", notice)
+        self._calls.ready = True
         self._engine.health.announce()
 
     async def drain(self) -> int:
@@ -228,13 +236,13 @@ class _Doors:
                 log.write("error", "calls did not end", calls=len(self._calls))
 
     async def close(self) -> None:
+        if self._http is not None:
+            await self._http.close()
         await self._server.stop(grace=_LAST_WORDS_S)
         if self._probes is not None:
             await self._probes.cleanup()
 
     def _is_serving(self) -> bool:
-        if self._http is not None:
-            await self._http.close()
         # /readyz does not follow providers, as gRPC health does: a provider's outage is no reason to take the pod out of its own service.
         # What runs there can still do what needs no model, and all other pods, which ask the same provider, would go with it.
         return self._calls.ready and not self._calls.draining
@@ -394,10 +402,13 @@ async def _ask_once(provider: Provider, catalog: Catalog) -> str:
     return f"{model.id} answered"
 
 
-def _server(max_message_bytes: int) -> grpc.aio.Server:
+def _server(settings: Server, guards: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.Server:
     return grpc.aio.server(
+        interceptors=guards,
         options=(
-            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ("grpc.max_allowed_incoming_connections", settings.max_connections),
+            ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),  # a taken port is an error, not a second sidecar that gets half of the calls
             ("grpc.keepalive_permit_without_calls", 1),
@@ -438,6 +449,8 @@ def _bind(server: grpc.aio.Server, settings: Server, certificates: Certificates 
 
 def _open(server: grpc.aio.Server, address: str, certificates: Certificates | None) -> int:
     try:
+        if certificates is not None:
+            return int(server.add_secure_port(address, certificates.credentials()))
         return int(server.add_insecure_port(address))
     except RuntimeError:
         raise StartError(f"cannot listen on {address} (server.listen or server.socket): is another process using it?") from None
@@ -447,8 +460,6 @@ def _require_free(address: str) -> None:
     """Try the door first: gRPC itself says why it cannot open one only in a log line of its own form."""
     host, _, port = address.rpartition(":")
     try:
-        if certificates is not None:
-            return int(server.add_secure_port(address, certificates.credentials()))
         family, kind, protocol, _, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: a closed connection's port is free
