@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sidecar import VERSION
+from sidecar.commands import usage
 from sidecar.errors import SettingsError
 
 
@@ -43,6 +44,8 @@ def _run(arguments: argparse.Namespace) -> int:
             model=arguments.model,
             system=arguments.system,
         )
+    if arguments.command == "usage":
+        return usage.usage(arguments)
     path = arguments.settings or os.environ.get("SIDECAR_SETTINGS") or None
     file = Path(path) if path else None
     if arguments.command == "check":
@@ -74,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--model", default="", help="a model of the catalogue (default: the policy chooses)")
     ask.add_argument("--system", default="", metavar="TEXT", help="the system prompt")
     ask.add_argument("--target", default="127.0.0.1:50051", metavar="ADDRESS", help="host:port or unix:/path (default: %(default)s)")
+
+    usage.add_parser(commands)
 
     commands.add_parser("version", help="print the version")
     return parser

@@ -21,7 +21,7 @@ def ask(prompt: str, *, target: str, stream: bool, node: str, model: str, system
             end = _streamed(stub, request) if stream else _whole(stub, request)
         except grpc.RpcError as error:
             sys.stdout.flush()
-            sys.stderr.write(f"\nsidecar ask: {_told(error, target)}\n" if stream else f"sidecar ask: {_told(error, target)}\n")
+            sys.stderr.write(f"\nsidecar ask: {told(error, target)}\n" if stream else f"sidecar ask: {told(error, target)}\n")
             return 1
     sys.stdout.write(f"\n{_summary(end)}\n")
     for notice in end.notices:
@@ -65,7 +65,7 @@ def _summary(end: GenerateResponse) -> str:
     return f"[{end.provider}/{end.model}{fallback}: {about}{entered} tokens in, {written} out, {dollars} USD]"
 
 
-def _told(error: grpc.RpcError, target: str) -> str:
+def told(error: grpc.RpcError, target: str) -> str:
     """Status, reason and message in one line."""
     code, details = error.code(), " ".join((error.details() or "").split())
     reason = ""
