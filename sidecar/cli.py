@@ -1,4 +1,4 @@
-"""The command line: `sidecar serve`, `check`, `ask`, `version`. What is slow to import is imported by the command that needs it."""
+"""The command line: `sidecar serve`, `check`, `ask`, `journal`, `version`. Slow imports are made by the command that needs them."""
 
 import argparse
 import os
@@ -52,6 +52,11 @@ def _run(arguments: argparse.Namespace) -> int:
         from sidecar.commands.check import check
 
         return check(file, os.environ, datetime.now(UTC).date(), live=arguments.live, as_json=arguments.json)
+    if arguments.command == "journal":
+        from sidecar.commands.journal import journal
+        from sidecar.settings import load
+
+        return journal(arguments.action, load(file, os.environ), arguments.data_dir)
     from sidecar import app, settings
 
     return app.serve(settings.load(file, os.environ))
@@ -65,7 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser(
         "check", help="find mistakes in settings before a deploy; exit status 0 ok, 1 errors, 2 unreadable settings"
     )
-    for command in (serve, check):
+    journal = commands.add_parser("journal", help="look over or repair what is kept of spending, while no sidecar uses it")
+    journal.add_argument("action", choices=("check", "repair"), help="repair keeps what can be read, and the damaged files beside")
+    journal.add_argument("--data-dir", metavar="FOLDER", help="in place of the settings' server.data_dir")
+    for command in (serve, check, journal):
         command.add_argument("--settings", metavar="FILE", help="the TOML file (default: $SIDECAR_SETTINGS, else none)")
     check.add_argument("--live", action="store_true", help="also make one tiny real call per configured provider")
     check.add_argument("--json", action="store_true", help="print the findings as JSON")

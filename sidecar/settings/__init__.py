@@ -92,7 +92,7 @@ FailureName = Literal["rate_limited", "unavailable", "garbled", "stream_cut", "t
 class Server(Struct, frozen=True):
     """The gRPC door and the operations port. Other addresses than loopback need [tls] or [auth], the operations port's apart.
 
-    `data_dir` holds the models that users prefer and the usage log, and nothing else yet.
+    `data_dir` holds what was spent (see [journal]), the usage log, and the models that users prefer.
     """
 
     listen: Address = "127.0.0.1:50051"  # port 0: any free one; "": no TCP door (then `socket` must be set)
@@ -577,8 +577,6 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
 
 def _idle(settings: Settings, raw: Mapping[str, Any]) -> Iterator[str]:
     """One line per setting that somebody has set and that does nothing yet, or not all that one may think."""
-    if settings.server.data_dir is not None:
-        yield f"{settings.origin('server', 'data_dir')} keeps users' preferences and the usage log: budgets and answers live in memory yet"
     for name, row in raw.get("services", {}).items():
         if "cache_acceptance" in row:
             where = settings.origin("services", name, "cache_acceptance")

@@ -295,11 +295,6 @@ def test_settings_that_do_nothing_yet_are_told_when_set(environ: dict[str, str],
     assert all("does nothing yet" in notice for notice in notices)
 
 
-def test_what_a_folder_keeps_is_told() -> None:
-    (notice,) = load(None, {"SIDECAR_SERVER__DATA_DIR": "/var/lib/sidecar"}).notices
-    assert notice == "SIDECAR_SERVER__DATA_DIR keeps users' preferences and the usage log: budgets and answers live in memory yet"
-
-
 def test_a_file_is_told_too_what_does_nothing_yet(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_text("[services.rag]\ncache_acceptance = 0.9\n[tracing]\nlangchain = true\n")
