@@ -214,7 +214,9 @@ def reply(body: bytes, whose: str = "anthropic", key: str | None = None) -> Chun
     try:
         message = _read_reply(body)
     except UNREADABLE as error:
-        raise _no_message(body, error, whose, key) from error
+        raise garbled(body, error, whose) from error
+    if message.type == "error":
+        raise failure(200, {}, body, whose=whose, key=key)
     if message.type != "message":
         raise ProviderGarbled(f"{whose}: the answer is no message: its type is {message.type!r}")
     if message.content is None:
@@ -235,14 +237,6 @@ def reply(body: bytes, whose: str = "anthropic", key: str | None = None) -> Chun
         model=message.model or "",
         last=True,
     )
-
-
-def _no_message(body: bytes, error: Exception, whose: str, key: str | None) -> ProviderError:
-    try:
-        kind = _read_kind(body).type
-    except UNREADABLE:
-        kind = ""
-    return failure(200, {}, body, whose=whose, key=key) if kind == "error" else garbled(body, error, whose)
 
 
 def chunk(event: bytes, whose: str = "anthropic", key: str | None = None) -> Chunk | None:

@@ -327,3 +327,8 @@ async def test_without_its_sdk_it_names_the_package(monkeypatch: pytest.MonkeyPa
 async def test_what_came_before_garbage_is_passed_on() -> None:
     error, emitted, _ = await fails(Script([sse(DELTA) + b"data: {broken\n\n"], headers=SSE))
     assert (type(error), emitted.answer().text) == (ProviderGarbled, "안녕")
+
+
+def test_an_error_in_place_of_a_message_has_its_class() -> None:
+    with pytest.raises(ProviderUnavailable):
+        ours.reply(b'{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}')
