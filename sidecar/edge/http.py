@@ -14,7 +14,7 @@ from aiohttp import web
 from sidecar.call import Call, EmbedRequest, GenerateRequest, Operation, Send
 from sidecar.edge.arrivals import METADATA, arrive, note
 from sidecar.edge.calls import Calls
-from sidecar.edge.http_errors import BadHttp, Failure, NoSuchPath, TooLarge, TooSlow, WrongMethod, WrongType, failure_of
+from sidecar.edge.http_errors import SERVER, BadHttp, Failure, NoSuchPath, TooLarge, TooSlow, WrongMethod, WrongType, failure_of
 from sidecar.edge.keys import Keys
 from sidecar.edge.pace import Pace
 from sidecar.edge.sse import Frames
@@ -224,7 +224,7 @@ class Door:
 
     async def _sign(self, request: web.Request, response: web.StreamResponse) -> None:
         headers = response.headers
-        headers["Server"] = "llm-sidecar"
+        headers["Server"] = SERVER
         if "Origin" in request.headers:
             headers["Vary"] = "Origin"
             if request.headers["Origin"] in self.engine.settings.http.allowed_origins:

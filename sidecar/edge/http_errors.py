@@ -17,6 +17,8 @@ from sidecar.errors import InvalidRequest, SidecarError
 from sidecar.policies.degradation import Advice
 from sidecar.v1.errors_pb2 import Degradation, Partial
 
+SERVER = "llm-sidecar"  # what the `Server` header says: nobody needs to know by which versions of what
+
 # Of google.rpc.Code's own mapping, but for two: what only an operator can mend is not the request's fault, and an answer that broke came
 # from a server behind this one.
 _STATUSES: dict[StatusCode, int] = {

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from sidecar.edge.http_errors import BadHttp, failure_of
+from sidecar.edge.http_errors import SERVER, BadHttp, failure_of
 from sidecar.edge.tls import Certificates
 from sidecar.settings import Http
 
@@ -133,8 +133,9 @@ class _Connection(RequestHandler):
             raise ConnectionError("the answer has begun")
         place = (message or "").partition("\n")[0].rstrip(":. ")[:200]
         failure = failure_of(BadHttp(f"the request is no HTTP/1.1 that can be read{': ' + place if place else ''}"), None)
+        headers = failure.headers | {"Server": SERVER}
         response = web.Response(
-            body=msgspec.json.encode({"error": failure.body}), status=status, headers=failure.headers, content_type="application/json"
+            body=msgspec.json.encode({"error": failure.body}), status=status, headers=headers, content_type="application/json"
         )
         response.force_close()
         return response
