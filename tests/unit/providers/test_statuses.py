@@ -12,7 +12,8 @@ from sidecar.providers.statuses import by_status
 
 MEANINGS = {
     "ProviderGarbled": (300, 301, 302, 303, 304, 307, 308),
-    "ProviderRejected": (400, 404, 405, 406, 410, 412, 415, 422, 431, 451, 501),
+    "ProviderRejected": (400, 405, 406, 412, 415, 422, 431, 451, 501),
+    "ProviderModelUnknown": (404, 410),
     "ProviderAuthFailed": (401, 403),
     "ProviderQuotaExhausted": (402,),
     "ProviderTimeout": (408, 504, 524),
@@ -32,5 +33,5 @@ def test_a_body_of_nobody_we_know(module: object, status: int, name: str) -> Non
         assert (type(error).__name__, error.status) == (name, status), body
 
 
-def test_a_success_that_is_no_answer_is_garbage() -> None:
-    assert by_status(200).__name__ == "ProviderGarbled"
+def test_a_success_that_is_no_answer_is_of_another_type() -> None:
+    assert by_status(200).__name__ == "ProviderWrongType"
