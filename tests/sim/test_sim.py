@@ -146,6 +146,19 @@ def cancel_does_not_reach_the_provider(patch):
     patch.setattr(one_try.Try, "run", lambda one: asyncio.shield(asyncio.ensure_future(run(one))))
 
 
+def silence_is_endless(patch):
+    patch.setattr(one_try.Try, "_limits", lambda one: (1e4, 1e4, 1e4))
+
+
+def silence_is_cut_short(patch):
+    limits = one_try.Try._limits
+    patch.setattr(one_try.Try, "_limits", lambda one: tuple(limit / 4 for limit in limits(one)))
+
+
+def waits_for_an_open_breaker(patch):
+    patch.setattr(attempt, "_lets_through", lambda engine, call, candidate, pause: True)
+
+
 def tenants_have_no_limit(patch):
     async def take(limits, name, tokens, deadline_ns):
         return limits._of(name, 0)
@@ -171,6 +184,9 @@ BROKEN = {
     retry_after_is_not_heard: "asked to wait",
     attempts_without_end: "allows",
     cancel_does_not_reach_the_provider: "still works for it",
+    silence_is_endless: "was silent for",
+    silence_is_cut_short: "is given up after",
+    waits_for_an_open_breaker: "s after the breaker of",
     tenants_have_no_limit: "of tenant",
 }
 
