@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.bench import calls, starts
+from tests.bench import calls, http, starts
 from tests.bench.load import LATE_MS
 from tests.bench.processes import ROOT
 from tests.bench.table import Row, markdown
@@ -29,7 +29,9 @@ _OTHERS = ("bench_tokens", "bench_core", "bench_resilience")  # programs of thei
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure the sidecar beside the floor program.")
     parser.add_argument("--quick", action="store_true", help="under a minute; prints, and keeps nothing")
-    parser.add_argument("--only", choices=("cpu", "latency", "crowds", "starts", "imports"), help="one part; prints, and keeps nothing")
+    parser.add_argument(
+        "--only", choices=("cpu", "latency", "crowds", "http", "starts", "imports"), help="one part; prints, and keeps nothing"
+    )
     given = parser.parse_args()
     begun = time.monotonic()
     rows: list[Row] = []
@@ -51,7 +53,12 @@ def _measured(folder: Path, *, is_quick: bool, only: str | None) -> Iterator[Row
     sizes = calls.QUICK if is_quick else calls.FULL
     if only not in ("starts", "imports"):
         with calls.bench(folder) as bench:
-            for name, part in (("cpu", calls.cpu_rows), ("latency", calls.latency_rows), ("crowds", calls.crowd_rows)):
+            for name, part in (
+                ("cpu", calls.cpu_rows),
+                ("latency", calls.latency_rows),
+                ("crowds", calls.crowd_rows),
+                ("http", http.http_rows),
+            ):
                 if only in (None, name):
                     yield from part(bench, sizes)
     if only in (None, "starts"):

@@ -77,13 +77,15 @@ class Callers:
         return self._channels[target]
 
     async def _post(self, job: Job) -> bytes:
-        async with self._session.post(job.target, data=job.body) as response:
+        async with self._session.post(job.target, data=job.body, raise_for_status=True) as response:
             return await response.read()
 
     async def _stream(self, job: Job) -> AsyncIterator[bytes]:
-        async with self._session.post(job.target, data=job.body) as response:
+        async with self._session.post(job.target, data=job.body, raise_for_status=True) as response:
+            rest = b""
             async for data in response.content.iter_any():
-                yield data
+                whole, line, rest = (rest + data).rpartition(b"\n")  # a read may end inside of a piece
+                yield whole + line
 
     async def close(self) -> None:
         await self._session.close()
