@@ -1,4 +1,4 @@
-"""What one operation of the Rust extension costs from Python: `python -m tests.bench.bench_core`.
+"""What the Rust extension costs from Python, in time and in memory: `python -m tests.bench.bench_core`.
 
 Rounds of all operations are interleaved, so that a slow moment of the machine meets them all, and the median round of each is shown.
 The loop around an operation is part of what is measured, as it is in use; its own share is the first row.
@@ -7,31 +7,39 @@ The loop around an operation is part of what is measured, as it is in use; its o
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import re
+import shutil
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from array import array
 from collections.abc import Callable
+from pathlib import Path
 
 from sidecar._core import Breaker, Ledger, Limiter, Reservation, Rule, SimilarityIndex
 
 ROUNDS = 31
-DAY_NS = 86_400_000_000_000
-NOW_NS = 1_800_000_000_000_000_000
+DAY = (1_800_057_600_000_000_000, 1_800_144_000_000_000_000)
+NOW_NS = DAY[0]
+ROOT = Path(__file__).parents[2]
+CALL = "01JDABCDEFGHJKMNPQRSTVWXYZ"
 
 Operation = Callable[[int], object]
 
 
-def ledger_operations(accounts: int) -> Operation:
+def ledger_operations(accounts: int, ledger: Ledger) -> Operation:
     """Reserve and post on some accounts, as one call does."""
-    ledger = Ledger()
-    rule = Rule(limit_nano_usd=10**18, limit_tokens=10**15, window_ns=DAY_NS)
+    rule = Rule(limit_nano_usd=10**18, limit_tokens=10**15, window=DAY)
     pairs = [(f"tenant:account-{number}", rule) for number in range(accounts)]
 
     def reserve_and_post(turn: int) -> None:
         held = ledger.reserve(pairs, 5_000_000, 1200, 600_000_000_000, NOW_NS + turn)
         if isinstance(held, Reservation):
-            ledger.post(held.id, 4_000_000, 900, NOW_NS + turn)
+            ledger.post(held.id, 4_000_000, 900, NOW_NS + turn, CALL)
 
     return reserve_and_post
 
@@ -82,26 +90,100 @@ def microseconds(operation: Operation, first: int, turns: int) -> float:
     return (time.perf_counter() - start) / turns * 1e6
 
 
-def main() -> None:
-    """Runs the rounds and prints the table."""
+def operations(folder: Path) -> dict[str, tuple[Operation, int]]:
+    """What is measured, and how often in one round."""
     nearest, add = similarity_operations(10_000, 1536)
-    operations: dict[str, tuple[Operation, int]] = {
+    journaled = {fsync: Ledger.open(folder / fsync, fsync=fsync)[0] for fsync in ("settle", "interval", "never")}  # type: ignore[arg-type]
+    return {
         "an empty function": (lambda turn: None, 2000),
-        "Ledger reserve + post, 1 account": (ledger_operations(1), 2000),
-        "Ledger reserve + post, 5 accounts": (ledger_operations(5), 2000),
+        "Ledger reserve + post, 1 account": (ledger_operations(1, Ledger()), 2000),
+        "Ledger reserve + post, 5 accounts (aim 5)": (ledger_operations(5, Ledger()), 2000),
+        **{f"  with a journal, fsync {fsync} (aim 20)": (ledger_operations(5, ledger), 2000) for fsync, ledger in journaled.items()},
         "Ledger reserve, denied": (denied_operation(), 2000),
         "Breaker permit + success": (breaker_operations(), 2000),
         "Limiter take": (limiter_operation(), 2000),
         "SimilarityIndex nearest 4 of 10,000 x 1536": (nearest, 20),
         "SimilarityIndex add at capacity, 1536": (add, 20),
     }
-    rounds: dict[str, list[float]] = {name: [] for name in operations}
-    for number in range(ROUNDS):
-        for name, (operation, turns) in operations.items():
-            rounds[name].append(microseconds(operation, 1 + number * turns, turns))
-    print(f"{'operation':44} {'median µs':>10} {'least':>10}")
-    for name, found in rounds.items():
-        print(f"{name:44} {statistics.median(found):10.2f} {min(found):10.2f}")
+
+
+def memory_mib() -> float:
+    """What this process has in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def ledger_memory() -> str:
+    """A tenant's day each; those that no call is using are packed."""
+    ledger, day, before, figures = Ledger(), Rule(limit_nano_usd=30_000_000_000, limit_tokens=1_000_000, window=DAY), memory_mib(), []
+    for accounts in (100_000, 1_000_000):
+        for number in range(ledger.accounts(), accounts):
+            held = ledger.reserve([(f"tenant:account-{number}:day", day)], 5_000_000, 1200, 60_000_000_000, NOW_NS)
+            assert isinstance(held, Reservation)
+            ledger.post(held.id, 4_000_000, 900, NOW_NS)
+        figures.append(f"{accounts:,} accounts {memory_mib() - before:.1f} MiB")
+    return f"Ledger memory: {', '.join(figures)} (aim 40 MiB per 100,000)"
+
+
+def recovery(folder: Path, on_each: int) -> str:
+    """A million posts in one segment, no snapshot: more than a start ever has to read, because a full segment (64 MiB) becomes one."""
+    everything = {"fsync": "never", "segment_bytes": 2**40, "most_waiting_bytes": 2**40}
+    ledger, _ = Ledger.open(folder, **everything)  # type: ignore[arg-type]
+    rule = Rule(limit_nano_usd=10**18, window=DAY)
+    pairs = [(f"tenant:account-{number}:day", rule) for number in range(1000)]
+    for turn in range(1_000_000):
+        held = ledger.reserve([pairs[(turn * 7 + more) % 1000] for more in range(on_each)], 1000, 10, 60_000_000_000, NOW_NS + turn)
+        assert isinstance(held, Reservation)
+        ledger.post(held.id, 1000, 1, NOW_NS + turn, CALL)
+    assert ledger.close()
+    size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
+    start = time.perf_counter()
+    again, _ = Ledger.open(folder, **everything)  # type: ignore[arg-type]
+    took = time.perf_counter() - start
+    assert again.accounts() == 1000
+    again.close()
+    return f"Journal recovery of 1,000,000 posts on {on_each} account{'s' * (on_each > 1)} each ({size:.0f} MiB): {took:.2f} s (aim 1 s)"
+
+
+def in_rust() -> list[str]:
+    """The same without Python: time by the crate's own bench, instructions by callgrind where there is one."""
+    made = subprocess.run(["cargo", "bench", "--quiet", "--bench", "ledger"], cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = [f"in Rust, {line} (aim 1000 ns)" for line in made.stdout.splitlines()]
+    if not shutil.which("valgrind"):
+        return [*lines, "in Rust, instructions: not counted, valgrind is missing"]
+    built = subprocess.run(["cargo", "bench", "--bench", "ledger", "--no-run"], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = re.search(r"\((.*ledger-[0-9a-f]+)\)", built.stderr)
+    assert found is not None, built.stderr
+    counts = [_instructions(ROOT / found[1], turns) for turns in (1000, 11_000)]
+    return [*lines, f"in Rust, reserve + post, 5 accounts: {(counts[1] - counts[0]) / 10_000:.0f} instructions"]
+
+
+def _instructions(program: Path, turns: int) -> int:
+    counter = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
+    counted = subprocess.run([*counter, str(program), str(turns)], capture_output=True, text=True, check=True)
+    found = re.search(r"Collected : (\d+)", counted.stderr)
+    assert found is not None, counted.stderr
+    return int(found[1])
+
+
+def main() -> None:
+    """Runs the rounds and prints the table."""
+    with tempfile.TemporaryDirectory(prefix="sidecar-bench-") as name:
+        folder = Path(name)
+        measured = operations(folder)
+        rounds: dict[str, list[float]] = {name: [] for name in measured}
+        for number in range(ROUNDS):
+            for name, (operation, turns) in measured.items():
+                rounds[name].append(microseconds(operation, 1 + number * turns, turns))
+        print(f"{'operation':44} {'median µs':>10} {'least':>10}")
+        for name, found in rounds.items():
+            print(f"{name:44} {statistics.median(found):10.2f} {min(found):10.2f}")
+        del measured, rounds
+        print(*in_rust(), sep="\n")
+        print(recovery(folder / "one", 1))
+        print(recovery(folder / "five", 5))
+        # Of a process of its own: this one's memory has been used before.
+        here = [sys.executable, "-c", "from tests.bench.bench_core import ledger_memory; print(ledger_memory())"]
+        print(subprocess.run(here, cwd=ROOT, capture_output=True, text=True, check=True).stdout, end="")
 
 
 if __name__ == "__main__":
