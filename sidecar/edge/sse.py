@@ -112,6 +112,8 @@ class Frames:
                 elif self.is_over:
                     if self.failed is not None:
                         raise self.failed
+                    if not response.prepared:  # there was nothing after that frame
+                        await response.write(await self._begin(response, request, preface))
                     await response.write_eof()
                     return response
                 elif beat.is_due:
