@@ -182,7 +182,7 @@ class Ledger:
         Accounts are made on first use; the rule given with an account is the one in force from now on. An amount of 0 always fits:
         a model that costs nothing may answer where the money has run out. An account never goes back to a window that has passed,
         whatever the clock does; a window of another shape takes over what was spent. ValueError for an account named twice, a name that
-        is empty or longer than 4096 bytes, and a rule whose window does not hold `now_ns`.
+        is empty, longer than 4096 bytes or has control characters, and a rule whose window does not hold `now_ns`.
         """
     def post(self, reservation: int, nano_usd: int, tokens: int, now_ns: int, call: str = "") -> Posting:
         """Post what was used, in full, into the window in which it was reserved. Also possible once after expiry.

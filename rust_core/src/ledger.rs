@@ -21,7 +21,7 @@ use std::sync::Arc;
 use account::{Account, Entered};
 pub use account::{Amount, MAX_AMOUNT, Mode, Rule, Span, Unit};
 pub use answers::{Balance, Denial, LedgerError, Outcome, Posting, Reason, Reservation};
-use answers::{LONGEST_NAME, denial, overflow};
+use answers::{denial, overflow};
 use ids::{How, IdHasher, Settled};
 use resting::Resting;
 
@@ -376,9 +376,7 @@ fn check(accounts: &[(&str, Rule)], ttl_ns: u64, now_ns: u64) -> Result<(), Ledg
 }
 
 fn check_account(name: &str, rule: &Rule, now_ns: u64) -> Result<(), LedgerError> {
-    if name.is_empty() || name.len() > LONGEST_NAME {
-        return Err(LedgerError::NoName { bytes: name.len() });
-    }
+    answers::check_name(name)?;
     if !rule.span.contains(now_ns) {
         return Err(LedgerError::Elsewhen { account: name.to_owned(), span: rule.span, now_ns });
     }

@@ -385,6 +385,7 @@ def test_a_rule_out_of_range_says_what_was_expected(arguments: dict[str, Any], m
         (([("tenant", 5)], 0, 0, 1, 1), TypeError, "expected pairs of name"),
         (([("", Rule())], 0, 0, 1, 1), ValueError, "accounts: found a name of 0 bytes, expected 1 to 4096"),
         (([("n" * 4097, Rule())], 0, 0, 1, 1), ValueError, "accounts: found a name of 4097 bytes, expected 1 to 4096"),
+        (([("a\x1fb", Rule())], 0, 0, 1, 1), ValueError, r"found the name \"a\\u{1f}b\", expected one without control characters"),
         (([(5, Rule())], 0, 0, 1, 1), TypeError, "expected pairs of name"),
         ((None, 0, 0, 1, 1), TypeError, "accounts: found None, expected pairs"),
     ],

@@ -28,11 +28,16 @@ const END: u8 = 7;
 /// Accounts in one entry of states: at most 4 MiB with the longest names.
 pub const STATES_AT_ONCE: usize = 1000;
 
+/// Bytes of a call's id.
+const LONGEST_CALL: usize = 256;
+
 /// `accounts` times `put_account` follow.
 pub fn put_posted(out: &mut Vec<u8>, at_ns: u64, call: &str, spent: Amount, accounts: usize) {
     out.push(POSTED);
     varint::put(out, at_ns);
-    varint::put_bytes(out, call.as_bytes());
+    // As account names: nothing in it may look like an entry.
+    let is_plain = call.len() <= LONGEST_CALL && call.bytes().all(|byte| byte >= b' ');
+    varint::put_bytes(out, if is_plain { call.as_bytes() } else { b"(not printable, or too long)" });
     varint::put(out, spent.nano_usd);
     varint::put(out, spent.tokens);
     varint::put(out, accounts as u64);

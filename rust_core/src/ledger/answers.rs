@@ -30,6 +30,9 @@ pub enum LedgerError {
     NoName {
         bytes: usize,
     },
+    Unprintable {
+        account: String,
+    },
     Elsewhen {
         account: String,
         span: Span,
@@ -48,6 +51,7 @@ impl fmt::Display for LedgerError {
                 write!(f, "account {account:?}: {held} + {added} {} is above the largest amount, {MAX_AMOUNT}", unit.name())
             }
             Self::NoName { bytes } => write!(f, "accounts: found a name of {bytes} bytes, expected 1 to {LONGEST_NAME}"),
+            Self::Unprintable { account } => write!(f, "accounts: found the name {account:?}, expected one without control characters"),
             Self::Elsewhen { account, span, now_ns } => {
                 let end_ns = span.end_ns.unwrap_or(u64::MAX);
                 write!(f, "account {account:?}: its window is {} to {end_ns}, expected one that holds now_ns {now_ns}", span.start_ns)
@@ -124,6 +128,18 @@ pub struct Balance {
     pub overruns: u32,
     pub refusals: u32,
     pub is_frozen: bool,
+}
+
+/// Names are 1 to `LONGEST_NAME` bytes without control characters. The journal counts on that: whoever chooses a name could otherwise
+/// write in it what looks like an entry, and a search for entries in a damaged file would find it.
+pub fn check_name(account: &str) -> Result<(), LedgerError> {
+    if account.is_empty() || account.len() > LONGEST_NAME {
+        return Err(LedgerError::NoName { bytes: account.len() });
+    }
+    if account.bytes().any(|byte| byte < b' ') {
+        return Err(LedgerError::Unprintable { account: account.to_owned() });
+    }
+    Ok(())
 }
 
 pub fn overflow(account: &str, unit: Unit, held: Amount, added: Amount) -> LedgerError {

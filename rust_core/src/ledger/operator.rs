@@ -23,9 +23,7 @@ impl Ledger {
 
     /// Refuses whatever is reserved on accounts of this name, until `unfreeze`. False if it was so already.
     pub fn freeze(&mut self, account: &str) -> Result<bool, LedgerError> {
-        if account.is_empty() || account.len() > answers::LONGEST_NAME {
-            return Err(LedgerError::NoName { bytes: account.len() });
-        }
+        answers::check_name(account)?;
         let changed = self.frozen.insert(account.into());
         if let Some(journal) = self.journal.as_mut().filter(|_| changed) {
             journal.append(|out| entry::put_named(out, entry::FROZEN, account));
