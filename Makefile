@@ -20,6 +20,7 @@ rust: .venv/.dev
 
 python: .venv/.dev
 	tools/get_grpcurl.sh
+	tools/get_postgres.sh
 	$(BIN)/python -m pytest -q
 
 bench: .venv/.dev

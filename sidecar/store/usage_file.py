@@ -6,8 +6,11 @@ import os
 import sqlite3
 import threading
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec.structs import astuple
 
 from sidecar.errors import StoreFailed
 from sidecar.store import usage_sql as sql
@@ -16,11 +19,9 @@ from sidecar.store.usage_rows import COLUMNS, Row, encoded
 FILE: Final = "usage.db"
 _FORM: Final = 1  # of the tables, as the file's user_version
 _PIECE: Final = 5_000  # rows deleted in one go, so that writers do not wait long
-_VALUES: Final = ", ".join(f"json_extract(value, '$[{number}]')" for number in range(len(COLUMNS)))
-_INSERT: Final = (
-    f"INSERT INTO llm_calls ({', '.join(COLUMNS)}) SELECT {_VALUES} FROM json_each(?) WHERE true "  # noqa: S608  (of our own names)
-    "ON CONFLICT (id) DO NOTHING"
-)
+_INSERT: Final = f"INSERT INTO llm_calls ({', '.join(COLUMNS)}) VALUES "  # noqa: S608  (of our own names)
+_ONE: Final = f"({', '.join('?' * len(COLUMNS))})"
+_ADD_TO_DAYS: Final = sql.add_to_days("llm_calls WHERE rowid > ?")
 _PURGE: Final = "DELETE FROM llm_calls WHERE rowid IN (SELECT rowid FROM llm_calls WHERE time_ms < ? LIMIT ?)"
 _REMOVE: Final = "DELETE FROM llm_calls WHERE id IN (SELECT value FROM json_each(?))"
 
@@ -64,10 +65,17 @@ class UsageFile:
     def add(self, rows: Sequence[Row]) -> None:
         """All of them, and their days' sums, or none. One that is there already is left as it is.
 
-        The whole batch is one value and two statements: the interpreter is free while SQLite works, so that calls do not wait for it.
+        Many rows are one statement: the interpreter is free while SQLite works, and is asked back seldom; row by row is as cheap, but each
+        row would wait for its turn with the calls' own thread.
         """
         with self._lock:
-            self._change([(_INSERT, (encoded(rows),)), (sql.add_to_days("llm_calls WHERE rowid > ?"), None)])
+            most = self._file.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // len(COLUMNS)
+            pieces = [rows[begin : begin + most] for begin in range(0, len(rows), most)]
+            changes: list[tuple[str, Sequence[object] | None]] = [
+                (f"{_INSERT}{', '.join([_ONE] * len(piece))} ON CONFLICT (id) DO NOTHING", [*chain.from_iterable(map(astuple, piece))])
+                for piece in pieces
+            ]
+            self._change([*changes, (_ADD_TO_DAYS, None)])
 
     def rate(self, call: str, quality_ppm: int | None, vote: int | None) -> bool:
         """Attach feedback. Returns whether the call is here."""

@@ -245,5 +245,5 @@ def _text(value: str) -> str:
 
 
 def encoded(rows: Sequence[object]) -> str:
-    """A JSON array of arrays: one value hands a whole batch to the store, which takes it apart without the interpreter."""
+    """A JSON array (of rows, each an array): one value hands a whole batch to a store that takes it apart by itself."""
     return _encode(rows).decode()
