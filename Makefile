@@ -1,5 +1,6 @@
 # make run    set up, start the sidecar with the built-in echo, show it working, go on serving
 # make test   set up what the tests need and run all of them
+# make compatibility  run published clients, and write the table of what works
 # make bench  measure, and print the table of tests/bench/RESULTS.md anew
 # make conduct  what callers see for each fault of each provider: tests/conduct/CONDUCT.md anew
 # make check  format, lint, types, layers, the seam to Rust, the contract
@@ -8,7 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust_core -name '*.rs' -o -name '*.toml' -o -path 'rust_core/data/*')
 
-.PHONY: run test bench conduct check format constraints rust python clean
+.PHONY: run test compatibility bench conduct check format constraints rust python clean
 
 run: .venv/.run
 	@$(BIN)/python tools/demo.py
@@ -22,6 +23,11 @@ python: .venv/.dev
 	tools/get_grpcurl.sh
 	tools/get_postgres.sh
 	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -m clients tests/clients
+
+# The same, and tests/clients/COMPATIBILITY.md written anew.
+compatibility: .venv/.dev
+	$(BIN)/python -m pytest -q -m clients tests/clients --write-compatibility
 
 bench: .venv/.dev
 	$(BIN)/python -m tests.bench

@@ -12,7 +12,7 @@ import pytest_asyncio
 from tests.fakes.running import MODELS, Sidecar, model_row, provider_tables, start
 from tests.fakes.upstream import Upstream
 
-ONE_LOOP = ("flow", "e2e")  # tests that share one sidecar share one event loop too
+ONE_LOOP = ("flow", "e2e", "clients")  # tests that share one sidecar share one event loop too
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

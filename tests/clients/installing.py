@@ -1,0 +1,66 @@
+"""Puts the clients' own packages into folders of their own under .tools/clients, once for each list of packages.
+
+A folder is named by a digest of what is in it, so another version is another folder and a second run installs nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.fakes.running import ROOT
+
+HOME = ROOT / ".tools" / "clients"
+
+PYTHON = {
+    "openai": ("openai==3.54.0",),
+    "anthropic": ("anthropic==2.12.0",),
+    "langchain": ("langchain-openai==1.7.3", "langchain-tests==1.1.9", "langchain-core==1.7.2", "pytest", "pytest-asyncio"),
+    "pydantic-ai": ("pydantic-ai-slim[openai]==2.68.0",),
+}
+NODE = {
+    "openai": ("openai@6.49.0",),
+    "anthropic": ("@anthropic-ai/sdk@1.12.0",),
+    "grpc": ("@grpc/grpc-js@1.14.7", "@grpc/proto-loader@0.8.1"),
+}
+
+
+def python(name: str) -> Path:
+    """The interpreter of an environment with that client. Raises RuntimeError with the installer's own words."""
+    packages = PYTHON[name]
+    folder = _folder(name, packages, sys.version_info[:2])
+    found = folder / "bin" / "python"
+    if not (folder / "whole").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        uv = str(ROOT / ".venv" / "bin" / "uv")
+        _run([uv, "venv", "-q", "--python", sys.executable, str(folder)])
+        _run([uv, "pip", "install", "-q", "--python", str(found), *packages])
+        (folder / "whole").touch()
+    return found
+
+
+def node(name: str) -> Path:
+    """A folder whose node_modules has that client. Raises RuntimeError with the installer's own words."""
+    packages = NODE[name]
+    folder = _folder(f"node-{name}", packages, ())
+    if not (folder / "whole").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / "package.json").write_text('{"private": true, "type": "module"}')
+        _run(["npm", "install", "--silent", "--no-fund", "--no-audit", "--no-save", "--ignore-scripts", *packages], folder)
+        (folder / "whole").touch()
+    return folder
+
+
+def _folder(name: str, packages: tuple[str, ...], platform: tuple[int, ...]) -> Path:
+    return HOME / f"{name}-{hashlib.sha256(repr((packages, platform)).encode()).hexdigest()[:12]}"
+
+
+def _run(command: list[str], folder: Path = ROOT) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "VIRTUAL_ENV": ""}, timeout=110)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with status {done.returncode}:\n{done.stderr[-2000:]}{done.stdout[-500:]}")
