@@ -1,5 +1,6 @@
 """`sidecar ask`: one question to a running sidecar, as any client would ask it."""
 
+import os
 import sys
 from collections.abc import Iterator
 
@@ -12,7 +13,10 @@ from sidecar.v1.llm_pb2_grpc import LLMServiceStub
 
 
 def ask(prompt: str, *, target: str, stream: bool, node: str, model: str, system: str) -> int:
-    """Prints the answer, then one line with model, tokens and cost. Exit status 0, or 1 after one line with the error's reason."""
+    """Prints the answer, then one line with model, tokens and cost. Exit status 0, or 1 after one line with the error's reason.
+
+    A token is in LLM_TOKEN: everybody on the machine can read what is in a command line.
+    """
     service, _, name = node.partition(".")
     request = GenerateRequest(caller=Caller(service=service, node=name), prompt=prompt, system=system, model=model)
     with grpc.insecure_channel(target) as channel:
@@ -29,8 +33,13 @@ def ask(prompt: str, *, target: str, stream: bool, node: str, model: str, system
     return 0
 
 
+def _token() -> tuple[tuple[str, str], ...]:
+    token = os.environ.get("LLM_TOKEN")
+    return (("authorization", f"Bearer {token}"),) if token else ()
+
+
 def _whole(stub: LLMServiceStub, request: GenerateRequest) -> GenerateResponse:
-    answer = stub.Generate(request)
+    answer = stub.Generate(request, metadata=_token())
     sys.stdout.write(answer.text)
     return answer
 
@@ -45,7 +54,7 @@ def _streamed(stub: LLMServiceStub, request: GenerateRequest) -> GenerateRespons
 
 
 def _pieces(stub: LLMServiceStub, request: GenerateRequest, end: GenerateResponse) -> Iterator[str]:
-    for event in stub.Stream(request):
+    for event in stub.Stream(request, metadata=_token()):
         kind = event.WhichOneof("event")
         if kind == "text_delta":
             yield event.text_delta

@@ -152,7 +152,11 @@ class Door:
         finally:
             self.pace.end()
         call.send = None  # it holds the frames, and they this call
-        frames.end(ending(error), error)
+        try:
+            last = [*ending(error)]
+        except Exception as raised:  # a reader would wait for ever
+            last, error = [], self._defect(raised, call)
+        frames.end(last, error)
 
     @property
     def preface(self) -> bytes:

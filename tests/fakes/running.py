@@ -140,7 +140,7 @@ class Sidecar:
 
 async def spawn(settings: Path, stderr: Path, environ: dict[str, str] | None = None) -> asyncio.subprocess.Process:
     """`sidecar serve` with nothing of the tester's own keys in its environment. Where settings say nothing of HTTP it takes a free port."""
-    if "[http]" not in settings.read_text():  # noqa: ASYNC240  (a small file)
+    if not settings.is_file() or b"[http]" not in settings.read_bytes():  # noqa: ASYNC240  (a small file)
         environ = {"SIDECAR_HTTP__LISTEN": "127.0.0.1:0"} | (environ or {})
     clean = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "PYTHONPATH")}
     with stderr.open("wb") as log:

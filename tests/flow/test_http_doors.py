@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import socket
 import ssl
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import trustme
 
 from sidecar.v1 import llm_pb2 as pb
 from sidecar.v1 import llm_pb2_grpc, ops_pb2, ops_pb2_grpc
-from tests.fakes.running import Sidecar, spawn, start
+from tests.fakes.running import Sidecar, free_port, spawn, start
 from tests.flow.reading import failed
+from tests.flow.test_commands import sidecar_command
 
 ORACLE, WEAVER, OPERATOR = "oracle-token-4f1c", "weaver-token-77aa", "operators-token-0c3e"
 
@@ -166,6 +168,16 @@ async def test_secrets_are_told_nowhere(tmp_path, upstream):
     heard.append(sidecar.log)
     for secret in (key, ORACLE, WEAVER, OPERATOR, "guessed-token", hashed(ORACLE), hashed(OPERATOR)):
         assert not any(secret in said for said in heard), secret
+
+
+@pytest.mark.parametrize("flags", [(), ("--stream",)])
+async def test_ask_takes_its_token_from_the_environment(start_sidecar, flags):
+    sidecar = await start_sidecar(TOKENS)
+    words = ("ask", *flags, "--target", sidecar.target, "--model", "echo/echo", "hi")
+    status, out, _ = await sidecar_command(*words, environ={"LLM_TOKEN": ORACLE})
+    assert (status, out.splitlines()[0]) == (0, "hi")
+    status, _, err = await sidecar_command(*words)
+    assert (status, "UNAUTHENTICATED" in err) == (1, True)
 
 
 # --- browsers ---------------------------------------------------------------------------------------------------------------------
@@ -363,3 +375,29 @@ async def test_other_addresses_are_served_once_callers_are_known(tmp_path):
         assert "unencrypted" in sidecar.log
     finally:
         await sidecar.stop()
+
+
+async def test_port_that_is_taken_is_told(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        settings = tmp_path / "settings.toml"
+        doors = f'[server]\nlisten = "127.0.0.1:{free_port()}"\nops_listen = ""\n'
+        settings.write_text(doors + f'[http]\nlisten = "127.0.0.1:{port}"\n')
+        process = await spawn(settings, tmp_path / "log")
+        assert await asyncio.wait_for(process.wait(), 30) == 1
+    said = (tmp_path / "log").read_text().splitlines()[-1]
+    assert said.startswith(f"sidecar: cannot listen on 127.0.0.1:{port} (http.listen): ")
+
+
+async def test_door_can_be_off(tmp_path):
+    settings = tmp_path / "settings.toml"
+    target = f"127.0.0.1:{free_port()}"
+    settings.write_text(f'[server]\nlisten = "{target}"\nops_listen = ""\n[http]\nlisten = ""\n')
+    sidecar = Sidecar(await spawn(settings, tmp_path / "log"), int(target.rpartition(":")[2]), 0, tmp_path / "log")
+    try:
+        await sidecar.until_serving()
+        assert "http://" not in next(line for line in sidecar.log.splitlines() if '"serving"' in line)
+    finally:
+        assert await sidecar.stop() == 0
