@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -113,34 +114,37 @@ class _Source(Protocol):
 
 
 class _Running:
-    """A sidecar that runs."""
+    """A sidecar that runs. The operators' token, where it wants one, is in LLM_TOKEN: a command line can be read by everybody."""
 
     def __init__(self, channel: Any) -> None:
         from sidecar.v1 import ops_pb2
         from sidecar.v1.ops_pb2_grpc import OpsServiceStub
 
         self._pb, self._ops = ops_pb2, OpsServiceStub(channel)
+        token = os.environ.get("LLM_TOKEN")
+        self._proof = (("authorization", f"Bearer {token}"),) if token else ()
 
     def report(self, by: list[str], where: Mapping[str, str], from_day: str, to_day: str, limit: int) -> tuple[list[Line], Line, str]:
         pb = self._pb
         which = pb.UsageFilter(from_day=from_day, to_day=to_day, equals=where)
-        reply = self._ops.ReportUsage(pb.ReportUsageRequest(filter=which, by=by, limit=limit))
+        reply = self._ops.ReportUsage(pb.ReportUsageRequest(filter=which, by=by, limit=limit), metadata=self._proof)
         lines = [{**dict(zip(by, group.keys, strict=True)), **_fields(group.sums)} for group in reply.groups]
         return lines, _fields(reply.total), f"{reply.from_day} to {reply.to_day}, {reply.time_zone}"
 
     def calls(self, where: Mapping[str, str], from_day: str, to_day: str, limit: int, *, failed: bool) -> list[Line]:
         pb = self._pb
         which = pb.UsageFilter(from_day=from_day, to_day=to_day, equals=where)
-        return [_call_line(call) for call in self._ops.ListCalls(pb.ListCallsRequest(filter=which, failed_only=failed, limit=limit)).calls]
+        request = pb.ListCallsRequest(filter=which, failed_only=failed, limit=limit)
+        return [_call_line(call) for call in self._ops.ListCalls(request, metadata=self._proof).calls]
 
     def forecast(self, where: Mapping[str, str]) -> Line:
-        reply = self._ops.ForecastUsage(self._pb.ForecastUsageRequest(equals=where))
+        reply = self._ops.ForecastUsage(self._pb.ForecastUsageRequest(equals=where), metadata=self._proof)
         found = _fields(reply)
         return found | {"left_ms": round(reply.left.ToTimedelta() / _MS), "basis_ms": round(reply.basis.ToTimedelta() / _MS)}
 
     def feedback(self, id: str, quality: float | None, vote: int) -> None:
         votes = {1: self._pb.VOTE_UP, -1: self._pb.VOTE_DOWN, 0: self._pb.VOTE_UNSPECIFIED}
-        self._ops.GiveFeedback(self._pb.GiveFeedbackRequest(id=id, quality=quality, vote=votes[vote]))
+        self._ops.GiveFeedback(self._pb.GiveFeedbackRequest(id=id, quality=quality, vote=votes[vote]), metadata=self._proof)
 
 
 _MS = timedelta(milliseconds=1)
