@@ -27,10 +27,6 @@ from sidecar.time_limit import TimeLimit
 _CALL = "sidecar.call"  # where a request keeps its call, for its failure to tell what came and what it cost
 _GRPC_TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
-_ALLOWED_HEADERS = ", ".join(
-    ("authorization", "content-type", "grpc-timeout", "last-event-id", "x-api-key", "x-request-timeout-ms", "x-sidecar-resume", *METADATA)
-)
-
 Ending = Callable[[SidecarError | None], Iterable[bytes]]  # the last frames of a stream: of a good end (None), or of a failure
 
 
@@ -233,7 +229,7 @@ class Door:
             headers["Vary"] = "Origin"
             if request.headers["Origin"] in self.engine.settings.http.allowed_origins:
                 headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
-                headers["Access-Control-Expose-Headers"] = "retry-after, x-sidecar-id"
+                headers["Access-Control-Expose-Headers"] = "*"
         if self._calls.draining:
             headers["Connection"] = "close"
             response.force_close()
@@ -257,9 +253,10 @@ def decoded(body: bytes) -> Any:
 
 
 def _preflight(request: web.Request) -> web.Response:
+    """A page whose origin may call may send any header: clients have headers of their own."""
     headers = {
         "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
-        "Access-Control-Allow-Headers": _ALLOWED_HEADERS,
+        "Access-Control-Allow-Headers": request.headers.get("Access-Control-Request-Headers", ""),
         "Access-Control-Max-Age": "600",
     }
     return web.Response(status=204, headers=headers)

@@ -208,19 +208,20 @@ async def test_page_of_a_named_origin_may_call(start_sidecar):
         asking = {
             "Origin": ORIGIN,
             "Access-Control-Request-Method": "POST",
-            "Access-Control-Request-Headers": "content-type,x-sidecar-tenant,last-event-id",
+            "Access-Control-Request-Headers": "authorization,content-type,x-sidecar-tenant,last-event-id,x-other",
         }
         async with session.options(sidecar.http_url + "/v1/stream", headers=asking) as response:
             assert response.status == 204
             assert response.headers["access-control-allow-origin"] == ORIGIN
             assert "POST" in response.headers["access-control-allow-methods"]
             allowed = {name.strip() for name in response.headers["access-control-allow-headers"].split(",")}
-            assert {"content-type", "x-sidecar-tenant", "last-event-id", "authorization"} <= allowed
+            assert {"content-type", "x-sidecar-tenant", "last-event-id", "authorization"} == allowed - {"x-other"}
         for body, status in (({"prompt": "hi", "model": "echo/echo"}, 200), ({"promt": "hi"}, 400)):
             async with session.post(sidecar.http_url + "/v1/stream", json=body, headers={"Origin": ORIGIN}) as response:
                 assert response.status == status
                 assert response.headers["access-control-allow-origin"] == ORIGIN
                 assert response.headers["vary"] == "Origin"
+                assert response.headers["access-control-expose-headers"] == "*"
 
 
 # --- certificates -----------------------------------------------------------------------------------------------------------------
