@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 
+GRACE_S = 0.25  # how long after its deadline a call may still be ending
 CURRENT: ContextVar[Caller] = ContextVar("caller")
 
 

@@ -11,12 +11,10 @@ from math import inf
 from sidecar.call import EmbedRequest, Start
 from sidecar.catalog import Model
 from sidecar.settings import Service
-from tests.sim.seen import CURRENT, One
+from tests.sim.seen import CURRENT, GRACE_S, One
+from tests.sim.silence import too_impatient, too_patient, was_hurried
 
-GRACE_S = 0.25  # how long after its deadline a call may still be ending
 GRAIN_S = 0.002  # of timers
-NEAR_S = 0.1  # two limits so near to each other cannot be told apart by when they end something
-EARLY_S = 0.055  # a limit that was moved nearer is looked at every 50 ms
 MOMENT_S = 1e-5  # ten turns of the loop: a race's entrant may be on its way when the caller goes, and is called back at once
 
 # What says that a model is unwell. Callers' errors, refused keys, empty accounts, refusals and cancellations do not.
@@ -96,7 +94,7 @@ class Watch:
 
     def end(self, one):
         one.ended = self.now
-        self._check_silence(one)
+        self._ask(too_patient, one)
         self.flying[self._key(one.caller, one.target)].remove(one)
         if one.caller.done_at is not None:
             self.broken(one.caller, f"its call had ended, and {one.target} still worked for it")
@@ -110,7 +108,7 @@ class Watch:
             return
         one.outcome = tried.outcome
         if tried.outcome == "PROVIDER_TIMEOUT":
-            self._check_impatience(one)
+            self._ask(too_impatient, one)
         if tried.outcome == "ok":
             if not one.is_answer:
                 self.broken(caller, f"{one.target} did {one.deed}, which is no answer, and it is taken for one")
@@ -118,47 +116,10 @@ class Watch:
                 self.broken(caller, f"{one.target} said it used {one.usage}; written down is {tried.usage}")
         self._count_failure(one, tried.outcome)
 
-    def _limits_s(self, one):
-        """How long the provider may be silent now, and since when that counts: the shortest of the limits in force."""
-        call, timeouts = one.caller.call, self._settings.timeouts
-        node = call.node
-
-        def limit(name):
-            return ((getattr(node, name, None) if node is not None else None) or getattr(timeouts, name)) / 1000
-
-        share = (call.deadline - (self.engine.clock_ns() / 1e9 - self.now) - one.began) * timeouts.first_share
-        if call.send is None:
-            return one.began, limit("answer_ms"), share
-        if one.has_begun:
-            return one.heard_at, limit("idle_ms"), inf
-        if one.has_head:
-            return one.began, min(limit("first_token_ms"), limit("stream_ms")), share
-        return one.began, min(limit("headers_ms"), limit("first_token_ms"), limit("stream_ms")), share
-
-    def _check_silence(self, one):
-        """A provider is given up when its time is over: not much later."""
-        since, limit_s, _ = self._limits_s(one)
-        if one.caller.pause_s == 0 and self.now - since > limit_s + GRACE_S:
-            self.broken(one.caller, f"{one.target} was silent for {self.now - since:.3f} s; it may be for {limit_s} s")
-
-    def _check_impatience(self, one):
-        """... and not earlier."""
-        since, limit_s, share_s = self._limits_s(one)
-        whole_s = self._settings.timeouts.stream_ms / 1000
-        waited_s = one.ended - since
-        if one.caller.call.send is not None and one.ended - one.began > whole_s - EARLY_S:
-            return
-        if waited_s < min(limit_s, share_s) - EARLY_S:
-            self.broken(one.caller, f"{one.target} is given up after {waited_s:.3f} s; it had {min(limit_s, share_s):.3f} s")
-
-    def _was_hurried(self, one):
-        """Was it given up for want of the caller's time, and soon? That is not its fault. None: it cannot be told from here."""
-        since, limit_s, share_s = self._limits_s(one)
-        waited_s = one.ended - since
-        blame_s = self._settings.timeouts.blame_ms / 1000
-        if one.has_begun or share_s > limit_s + NEAR_S or waited_s > blame_s + NEAR_S:
-            return False
-        return True if waited_s < min(limit_s, blame_s) - NEAR_S else None
+    def _ask(self, rule, one):
+        found = rule(one, self._settings.timeouts)
+        if found:
+            self.broken(one.caller, found)
 
     def _check_time(self, one):
         caller, call = one.caller, one.caller.call
@@ -205,6 +166,10 @@ class Watch:
         rows = [own.get("timeout"), own.get("first_token"), self._settings.retries.timeout, self._settings.retries.first_token]
         return all(row is None or row.others_first is not False for row in rows)
 
+    def _is_calm(self, key, caller):
+        """Its breaker has let everybody through for as long as the call lasts."""
+        return self.changed_at.get(key, -1) < caller.began_at and key not in self.held and key not in self.ramps
+
     def _untried(self, caller):
         """A candidate that could have been asked all the time of the call, and was not."""
         call = caller.call
@@ -213,7 +178,6 @@ class Watch:
         never = {(one.provider, one.model) for one in caller.ones if one.outcome in NOT_THIS_MODEL}
         for candidate in call.candidates:
             key = self._key(caller, candidate.target)
-            calm = self.changed_at.get(key, -1) < caller.began_at and key not in self.held and key not in self.ramps
             state = self.engine.breakers.of(call.service, candidate.target).state(self.engine.clock_ns())
             provider, endpoint = candidate.model.provider, candidate.target.partition("/")[0]
             if (
@@ -221,7 +185,7 @@ class Watch:
                 or (candidate.model.provider, candidate.model.name) in never
             ):
                 continue
-            if candidate.target not in tried and calm and state == "closed" and not _has_quota(candidate.model):
+            if candidate.target not in tried and self._is_calm(key, caller) and state == "closed" and not _has_quota(candidate.model):
                 return candidate.target
         return None
 
@@ -259,7 +223,8 @@ class Watch:
         key = self._key(caller, before.target)
         opened = max(self.changed_at.get(key, 0), *(one.ended or inf for one in caller.ones))
         state = self.engine.breakers.of(caller.call.service, before.target).state(self.engine.clock_ns())
-        if state == "open" and one.target != before.target and self.now - opened > 1 + GRACE_S:
+        free = one.state == "closed" and self._is_calm(self._key(caller, one.target), caller)  # it could have been asked at once
+        if state == "open" and free and self.now - opened > 1 + GRACE_S:
             self.broken(caller, f"{one.target} is asked {self.now - opened:.3f} s after the breaker of {before.target} opened")
 
     def _room(self, key):
@@ -284,7 +249,7 @@ class Watch:
             if self._room(key) < inf:
                 self.ramps[key] = (self.ramps[key][0] + 1, self.ramps[key][1])
         elif outcome in UNWELL:
-            hurried = outcome == "PROVIDER_TIMEOUT" and self._was_hurried(one)
+            hurried = outcome == "PROVIDER_TIMEOUT" and was_hurried(one, self._settings.timeouts)
             if hurried is None:
                 self.vague.add(key)
             if hurried or key in self.vague:

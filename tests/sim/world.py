@@ -20,8 +20,8 @@ from tests.sim.clock import Stuck, VirtualLoop
 from tests.sim.deployment import EMBEDDING_MODELS, MODELS, NODES, SERVICES, TENANTS, draw
 from tests.sim.ledger import WatchedLedger
 from tests.sim.providers import Scripted, Timeline
-from tests.sim.seen import CURRENT, Caller
-from tests.sim.watch import GRACE_S, Watch
+from tests.sim.seen import CURRENT, GRACE_S, Caller
+from tests.sim.watch import Watch
 
 _NOON_NS = 1_795_262_400_000_000_000  # 2026-11-21 12:00 UTC: budgets are of a day, and the simulation lasts minutes
 _SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}

@@ -1,0 +1,55 @@
+"""How long a provider may be silent: not longer than its limits, and not shorter, whatever else goes on."""
+
+from __future__ import annotations
+
+from math import inf
+
+from tests.sim.seen import GRACE_S
+
+_NEAR_S = 0.1  # two limits so near to each other cannot be told apart by when they end something
+_EARLY_S = 0.055  # a limit that was moved nearer is looked at every 50 ms
+
+
+def _limits_s(one, timeouts):
+    """Since when the present silence counts, its limit, and the share of the caller's time that the next candidate leaves."""
+    caller = one.caller
+    node = caller.call.node
+
+    def limit(name):
+        return ((getattr(node, name, None) if node is not None else None) or getattr(timeouts, name)) / 1000
+
+    share = (caller.began_at + caller.deadline_s - one.began) * timeouts.first_share
+    if caller.call.send is None:
+        return one.began, limit("answer_ms"), share
+    if one.has_begun:
+        return one.heard_at, limit("idle_ms"), inf
+    first = min(limit("first_token_ms"), limit("stream_ms"))
+    return one.began, first if one.has_head else min(first, limit("headers_ms")), share
+
+
+def too_patient(one, timeouts):
+    """It was given up later than it should have been, or never. A sentence, or nothing."""
+    since, limit_s, _ = _limits_s(one, timeouts)
+    if one.caller.pause_s == 0 and one.ended - since > limit_s + GRACE_S:
+        return f"{one.target} was silent for {one.ended - since:.3f} s; it may be for {limit_s} s"
+    return None
+
+
+def too_impatient(one, timeouts):
+    """It was given up for its silence before its time was over. A sentence, or nothing."""
+    since, limit_s, share_s = _limits_s(one, timeouts)
+    waited_s = one.ended - since
+    is_whole = one.caller.call.send is not None and one.ended - one.began > timeouts.stream_ms / 1000 - _EARLY_S
+    if not is_whole and waited_s < min(limit_s, share_s) - _EARLY_S:
+        return f"{one.target} is given up after {waited_s:.3f} s; it had {min(limit_s, share_s):.3f} s"
+    return None
+
+
+def was_hurried(one, timeouts):
+    """Was it given up for want of the caller's time, and soon? That is not its fault. None: it cannot be told from here."""
+    since, limit_s, share_s = _limits_s(one, timeouts)
+    waited_s = one.ended - since
+    blame_s = timeouts.blame_ms / 1000
+    if one.has_begun or share_s > limit_s + _NEAR_S or waited_s > blame_s + _NEAR_S:
+        return False
+    return True if waited_s < min(limit_s, blame_s) - _NEAR_S else None
