@@ -63,6 +63,8 @@ def findings(settings: Settings, catalog: Catalog, today: date) -> Iterator[Find
         yield Finding("error", "production", line)
     yield from _nodes(settings, catalog, is_told=bool(refused))
     yield from _plans(settings, catalog)
+    if settings.usage.postgres is not None and not _is_installed("psycopg"):
+        yield Finding("error", "usage.postgres", "needs the package psycopg: pip install 'llm-sidecar[postgres]'")
     yield from _services(settings, catalog)
     yield from _ends(settings, catalog, today)
 

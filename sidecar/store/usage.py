@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from sidecar.days import Days, zone_of
 from sidecar.errors import StoreFailed
 from sidecar.settings import Settings
-from sidecar.store.usage_rows import Ended, Row, ended, row
+from sidecar.store.usage_rows import BadRow, Ended, Row, ended, row
 
 if TYPE_CHECKING:
     from sidecar.call import Call
@@ -164,23 +164,33 @@ class UsageLog:
 
     def _write(self) -> None:
         """Write all that has come. Raises StoreFailed; then it is kept for the next time."""
-        assert self._file is not None  # noqa: S101  (nobody gets here before `open`)
         with self._writing:
             while self._rows or self._records:
                 try:
                     while self._records and len(self._rows) < _BATCH:
                         self._rows.append(row(self._records.popleft(), self._days))
-                    self._file.add(self._rows)
+                    self._add(self._rows)
                 except StoreFailed as error:
                     self._turn("file", error.message)
                     raise
                 except Exception as error:  # a defect must end neither this thread nor the log
-                    self._lose(len(self._rows) or 1, f"a defect of the sidecar ({type(error).__name__}: {error})")
-                else:
-                    self._written_rows += len(self._rows)
+                    self._lose(1, f"a defect of the sidecar ({type(error).__name__}: {error})")
+                    continue  # with what was made into rows before it
                 self._rows = []
                 self._turn("file", "")
                 self._written.set()
+
+    def _add(self, rows: list[Row]) -> None:
+        """Into the file. One row that it cannot hold does not take the others with it."""
+        assert self._file is not None  # noqa: S101  (nobody gets here before `open`)
+        try:
+            self._written_rows += self._file.add(rows)
+        except BadRow as error:
+            if len(rows) == 1:
+                self._lose(1, f"call {rows[0].id}: {error}")
+            else:
+                for one in rows:
+                    self._add([one])
 
     def _turn(self, place: str, problem: str) -> None:
         was, self.problems[place] = self.problems[place], problem
@@ -231,7 +241,14 @@ class UsageLog:
             rows = self._file.oldest(_BATCH)
             if not rows:
                 return False
-            postgres.add(rows)
+            try:
+                postgres.add(rows)
+            except BadRow:
+                for one in rows:
+                    try:
+                        postgres.add([one])
+                    except BadRow as error:
+                        self._lose(1, f"call {one.id}: {error}")
             self._file.remove(rows)
             self._moved_rows += len(rows)
             return True

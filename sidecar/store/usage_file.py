@@ -14,7 +14,7 @@ from msgspec.structs import astuple
 
 from sidecar.errors import StoreFailed
 from sidecar.store import usage_sql as sql
-from sidecar.store.usage_rows import COLUMNS, Row, encoded
+from sidecar.store.usage_rows import COLUMNS, SUMS, BadRow, Row, encoded
 
 FILE: Final = "usage.db"
 _FORM: Final = 1  # of the tables, as the file's user_version
@@ -24,6 +24,7 @@ _ONE: Final = f"({', '.join('?' * len(COLUMNS))})"
 _ADD_TO_DAYS: Final = sql.add_to_days("llm_calls WHERE rowid > ?")
 _PURGE: Final = "DELETE FROM llm_calls WHERE rowid IN (SELECT rowid FROM llm_calls WHERE time_ms < ? LIMIT ?)"
 _REMOVE: Final = "DELETE FROM llm_calls WHERE id IN (SELECT value FROM json_each(?))"
+_OF_THE_ROW: Final = (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG)
 
 
 class UsageFile:
@@ -59,11 +60,12 @@ class UsageFile:
             file.execute("BEGIN IMMEDIATE")
             file.execute(sql.calls_table("PRIMARY KEY (id)"))
             file.execute("CREATE INDEX IF NOT EXISTS llm_calls_time ON llm_calls (time_ms)")
-            file.execute(sql.days_table())
+            # A sum beyond 64 bits would silently become a float here.
+            file.execute(sql.days_table("".join(f", CHECK (typeof({name}) = 'integer')" for name in SUMS)))
             file.execute(f"PRAGMA user_version = {_FORM}")
 
-    def add(self, rows: Sequence[Row]) -> None:
-        """All of them, and their days' sums, or none. One that is there already is left as it is.
+    def add(self, rows: Sequence[Row]) -> int:
+        """All of them, and their days' sums, or none. One that is there already is left as it is. Returns how many were not. Raises BadRow.
 
         Many rows are one statement: the interpreter is free while SQLite works, and is asked back seldom; row by row is as cheap, but each
         row would wait for its turn with the calls' own thread.
@@ -75,13 +77,13 @@ class UsageFile:
                 (f"{_INSERT}{', '.join([_ONE] * len(piece))} ON CONFLICT (id) DO NOTHING", [*chain.from_iterable(map(astuple, piece))])
                 for piece in pieces
             ]
-            self._change([*changes, (_ADD_TO_DAYS, None)])
+            return sum(self._change([*changes, (_ADD_TO_DAYS, None)])[:-1])
 
     def rate(self, call: str, quality_ppm: int | None, vote: int | None) -> bool:
         """Attach feedback. Returns whether the call is here."""
         ids = (call,) * sql.FEEDBACK_VALUES
         with self._lock:
-            if self._file.execute("SELECT 1 FROM llm_calls WHERE id = ?", (call,)).fetchone() is None:
+            if not self._run("SELECT 1 FROM llm_calls WHERE id = ?", (call,)):
                 return False
             self._change([(sql.feedback(sign=-1), ids), (sql.SET_FEEDBACK, (quality_ppm, vote, call)), (sql.feedback(sign=1), ids)])
             return True
@@ -105,7 +107,7 @@ class UsageFile:
         gone = 0
         while True:
             with self._lock:
-                deleted = self._change([(_PURGE, (before_ms, _PIECE)), ("DELETE FROM llm_days WHERE day < ?", (before_day,))])
+                deleted, _ = self._change([(_PURGE, (before_ms, _PIECE)), ("DELETE FROM llm_days WHERE day < ?", (before_day,))])
             gone += deleted
             if deleted < _PIECE:
                 return gone
@@ -114,8 +116,8 @@ class UsageFile:
         with self._lock:
             self._file.close()
 
-    def _change(self, changes: Sequence[tuple[str, Sequence[object] | None]]) -> int:
-        """All or none, in one transaction. Values None: the highest rowid before it."""
+    def _change(self, changes: Sequence[tuple[str, Sequence[object] | None]]) -> list[int]:
+        """All or none, in one transaction. Values None: the highest rowid before it. Returns how many rows each of them touched."""
         file = self._file
         try:
             file.execute("BEGIN IMMEDIATE")
@@ -127,9 +129,13 @@ class UsageFile:
                 if file.in_transaction:
                     file.execute("ROLLBACK")
                 raise
+        except OverflowError as error:
+            raise BadRow(str(error)) from None
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_ROW or "overflow" in str(error):
+                raise BadRow(str(error)) from None
             raise StoreFailed(f"cannot write {self.path} (server.data_dir): {error}") from None
-        return done[0].rowcount
+        return [one.rowcount for one in done]
 
     def _run(self, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         try:

@@ -12,7 +12,7 @@ from sidecar.days import Days, month_begin, next_month
 from sidecar.errors import SettingsError, StoreFailed
 from sidecar.settings import Settings
 from sidecar.store import usage_sql as sql
-from sidecar.store.usage_rows import COLUMNS, Row, encoded
+from sidecar.store.usage_rows import COLUMNS, BadRow, Row, encoded
 
 if TYPE_CHECKING:
     import psycopg
@@ -61,7 +61,7 @@ class UsagePostgres:
         self._known: set[str] = set()  # partitions
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Rows that are there already stay as they are."""
+        """All of them or none; rows that are there already stay as they are. Raises BadRow."""
 
         def work(connection: psycopg.Connection) -> None:
             self._require_partitions(connection, rows)
@@ -69,8 +69,8 @@ class UsagePostgres:
 
         try:
             self._within(work)
-        except StoreFailed:
-            self._known.clear()  # one may have been dropped by hand
+        except (StoreFailed, BadRow):
+            self._known.clear()  # what was made is undone, and one may have been dropped by hand
             raise
 
     def rate(self, call: str, quality_ppm: int | None, vote: int | None) -> bool:
@@ -123,6 +123,8 @@ class UsagePostgres:
             with self._connection.transaction():
                 _run(self._connection, f"SET LOCAL statement_timeout = {_STATEMENT_MS}", ())
                 return work(self._connection)
+        except psycopg.DataError as error:
+            raise BadRow(_told(error)) from None
         except psycopg.Error as error:
             self.close()
             raise StoreFailed(f"PostgreSQL (usage.postgres): {_told(error)}") from None

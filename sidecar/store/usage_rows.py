@@ -23,6 +23,10 @@ _NO_PROMPT = ("", "", "")
 _encode = Encoder().encode
 
 
+class BadRow(ValueError):
+    """A store cannot hold one of these rows, now or later: a figure is out of all range. Nothing was written."""
+
+
 class Ended(Struct, frozen=True, gc=False):
     """What a call hands over when it ends: references only, none to its messages or its answer, so that these can go."""
 
@@ -213,7 +217,7 @@ def _cache_effect(attempts: list[Tried]) -> tuple[int, int]:
     """What the provider's own prompt cache saved, and what filling it cost above the input price: nano-USD, whole ones."""
     saved = extra = 0
     for tried in attempts:
-        usage, prices = tried.usage, tried.candidate.model.prices
+        usage, prices = tried.usage, tried.candidate.model.prices.of(tried.usage)
         if usage.cached_input_tokens:
             saved += usage.cached_input_tokens * (prices.input - prices.cached_input)
         if written := usage.cache_write_tokens:

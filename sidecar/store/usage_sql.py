@@ -16,15 +16,15 @@ GROUPS: dict[str, str] = {
 _KEYS = ", ".join(DAY_KEYS)
 
 
-def calls_table(more: str = "") -> str:
+def calls_table(more: str) -> str:
     columns = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
     return f"CREATE TABLE IF NOT EXISTS llm_calls ({columns}, {more})"
 
 
-def days_table() -> str:
+def days_table(more: str = "") -> str:
     keys = ", ".join(f"{name} TEXT NOT NULL" for name in DAY_KEYS)
     sums = ", ".join(f"{name} BIGINT NOT NULL DEFAULT 0" for name in SUMS)
-    return f"CREATE TABLE IF NOT EXISTS llm_days ({keys}, {sums}, PRIMARY KEY ({_KEYS}))"
+    return f"CREATE TABLE IF NOT EXISTS llm_days ({keys}, {sums}, PRIMARY KEY ({_KEYS}){more})"
 
 
 def add_to_days(source: str) -> str:

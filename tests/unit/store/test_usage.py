@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,15 +14,16 @@ from datetime import UTC, date
 
 import pytest
 
+from sidecar.commands.check import check
 from sidecar.days import Days
-from sidecar.errors import StoreFailed
+from sidecar.errors import SettingsError, StoreFailed
 from sidecar.settings import load
 from sidecar.store import usage as usage_module
 from sidecar.store import usage_reports as reports
 from sidecar.store.usage import UsageLog
 from sidecar.store.usage_file import FILE, UsageFile
-from sidecar.store.usage_postgres import UsagePostgres
-from sidecar.store.usage_rows import SUMS, Row
+from sidecar.store.usage_postgres import UsagePostgres, require_package
+from sidecar.store.usage_rows import SUMS, BadRow, Row
 from tests.fakes.postgres import HOW, Postgres, programs
 from tests.fakes.running import free_port
 from tests.unit.fakes import Bench
@@ -182,6 +184,17 @@ def test_a_file_that_cannot_be_used_says_why(tmp_path):
         UsageFile(later)
 
 
+def test_a_sum_beyond_64_bits_is_refused_and_never_a_float(tmp_path):
+    file = InFile(tmp_path)
+    file.add([a_row(0, cost_nano_usd=2**62)])
+    for rows in ([a_row(1, cost_nano_usd=2**62)], [a_row(1, cost_nano_usd=2**61), a_row(2, cost_nano_usd=2**61)]):
+        with pytest.raises(BadRow):
+            file.add(rows)
+    assert total(file)["cost_nano_usd"] == 2**62
+    assert len(listed(file)) == 1
+    file.close()
+
+
 def test_only_the_owner_may_read_the_file(tmp_path):
     UsageFile(tmp_path).close()
     assert (tmp_path / FILE).stat().st_mode & 0o077 == 0
@@ -192,7 +205,7 @@ def test_a_batch_that_breaks_off_leaves_nothing(tmp_path):
     file.add([a_row(0)])
     bad = a_row(2)
     bad.service = None  # type: ignore[assignment]  # days' sums refuse it, after the rows were written
-    with pytest.raises(StoreFailed):
+    with pytest.raises(BadRow):
         file.add([a_row(1), bad])
     assert [r.id for r in listed(file)] == [a_row(0).id]
     assert total(file)["calls"] == 1
@@ -292,18 +305,41 @@ async def test_a_full_disk_is_loud_costs_no_call_and_no_row_that_has_room_in_mem
     assert told.places().count(("lost", True)) == log.lost
 
 
-async def test_a_defect_costs_its_batch_and_not_the_log(tmp_path):
+async def test_a_defect_costs_its_row_and_no_other(tmp_path):
     bench = Bench()
     log, told = a_log(tmp_path)
     bench.engine.meter.on_call = log.ended
-    await some_calls(bench, 1)
+    ids = await some_calls(bench, 3)
     log._records.append(object())  # type: ignore[arg-type]
-    await asyncio.to_thread(until, lambda: log.waiting == 0)
-    await some_calls(bench, 1)
+    ids += await some_calls(bench, 3)
     log.close()
-    assert len(listed_in(tmp_path)) >= 1
+    assert {r.id for r in listed_in(tmp_path)} == {*ids}
     assert [place for place, _ in told.all] == ["lost"]
     assert "AttributeError" in told.all[0][1]
+
+
+async def test_a_row_that_no_store_can_hold_is_told_and_costs_no_other(tmp_path, postgres):
+    """Absurd figures: one beyond SQLite's integers, and two that only together are beyond them."""
+    postgres.clear()
+    log, told = a_log(tmp_path, settings_for(postgres))
+    log._rows = [a_row(0), a_row(1, cost_nano_usd=2**63), a_row(2, cost_nano_usd=2**62), a_row(3, cost_nano_usd=2**62), a_row(4)]
+    log._something.set()
+    await asyncio.to_thread(until, lambda: log.waiting == 0 and log.unsent == 0 and bool(told.all))
+    log.close()
+    there = {id_ for (id_,) in postgres.ask("SELECT id FROM llm_calls")}
+    assert {a_row(0).id, a_row(4).id} <= there
+    assert a_row(1).id not in there
+    assert log.lost == 5 - len(there)
+    assert all(a_row(1).id in problem or a_row(2).id in problem or a_row(3).id in problem for _, problem in told.all)
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(SettingsError, match=r"SIDECAR_USAGE__POSTGRES: needs the package psycopg .*llm-sidecar\[postgres\]"):
+        require_package(settings_for("postgresql://u@db/d"))
+    environ = {"SIDECAR_USAGE__POSTGRES": "postgresql://u@db/d", "SIDECAR_SERVER__DATA_DIR": "/nowhere"}
+    assert check(None, environ, date(2026, 11, 21), live=False, as_json=False) == 1
+    assert "error   usage.postgres: needs the package psycopg" in capsys.readouterr().out
 
 
 async def test_rows_wait_for_a_postgres_that_is_away_and_arrive_once_also_after_a_restart(postgres, tmp_path, monkeypatch):
