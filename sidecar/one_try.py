@@ -9,7 +9,7 @@ from math import inf
 from sidecar import schemas
 from sidecar._core import Refusal
 from sidecar.answer import Answer
-from sidecar.billing import billed
+from sidecar.billing import billed, images
 from sidecar.call import Call, Candidate, Chunk, EmbedAsk, EmbedRequest, GenerateAsk, GenerateRequest, Head, Start, Tried, Vectors
 from sidecar.engine import Engine
 from sidecar.errors import (
@@ -28,6 +28,7 @@ from sidecar.policies.retries import counts_against
 from sidecar.time_limit import TimeLimit
 
 _NO_ANSWER = ("refusal", "content_filter", "tool_calls")  # ends that no schema was promised for; one cut by `length` must still fit
+_GRAIN_S = 0.005  # limits of time may end a little early
 _LONGEST_OPEN_MS = 86_400_000  # a provider's figure beyond a day is no figure
 
 
@@ -58,15 +59,15 @@ class Race:
 class Try:
     """One try. Writes begun, attempts, served, answer, vectors, first_piece and sent of the call, for the attempt stage.
 
-    `others`: another candidate is untried, so this one must leave it a share of the time. In a `race` the call's own state is written
-    only by the try that won.
+    `share_until` (the clock's seconds, or inf): so long it may be silent, since what is left then belongs to a candidate that is untried.
+    In a `race` the call's own state is written only by the try that won.
     """
 
-    def __init__(self, engine: Engine, call: Call, candidate: Candidate, *, others: bool, race: Race | None = None) -> None:
+    def __init__(self, engine: Engine, call: Call, candidate: Candidate, share_until: float, race: Race | None = None) -> None:
         self._engine = engine
         self._call = call
         self._candidate = candidate
-        self._others = others
+        self._share_until = share_until
         self._race = race
         self._answer = Answer()
         self._vectors: Vectors | None = None
@@ -137,12 +138,16 @@ class Try:
         lost = self._race is not None and self._race.winner not in (None, self)
         if self._race is not None and self._race.winner is None:
             self._adopt()  # nobody has won yet: of several that fail the last one is told of
-        usage, estimated = billed(call, candidate, self._answer, self._vectors, outcome, ended=ended)
+        usage, estimated, problem = billed(call, candidate, self._answer, self._vectors, outcome, ended=ended)
         if quota is not None:
             quota.give_back(candidate, usage, end_ns)
         said = "HEDGED" if lost else "ok" if outcome is None and ended else outcome.reason if outcome is not None else "INTERRUPTED"
-        cost = candidate.model.prices.cost(usage)
-        call.attempts.append(Tried(candidate, said, end_ns - asked_ns, usage, estimated, cost))
+        prices = candidate.model.prices
+        cost = prices.cost(usage, images(call) if prices.image else 0)
+        call.attempts.append(Tried(candidate, said, end_ns - asked_ns, usage, estimated or (prices.is_estimated and cost > 0), cost))
+        if problem:
+            told = f"{candidate.target} reports usage that cannot be true, and what we counted was posted instead: {problem}"
+            engine.meter.event("alert", told, "error", target=candidate.target, call=call.id)
         engine.meter.attempt(candidate.model.provider, outcome)
         if outcome is not None:
             self._set_aside(outcome, end_ns)
@@ -179,13 +184,6 @@ class Try:
         answer = (node.answer_ms if node else None) or timeouts.answer_ms
         return first / 1000, idle / 1000, answer / 1000
 
-    def _share(self) -> float:
-        """Until when this try may be silent: while another candidate is untried, that one's share of the time is left to it."""
-        if not self._others:
-            return inf
-        now = self._now()
-        return now + (self._call.deadline - now) * self._engine.settings.timeouts.first_share
-
     async def _embed(self, request: EmbedRequest) -> None:
         call, candidate, provider = self._call, self._candidate, self._candidate.provider
         dimensions = request.dimensions
@@ -193,7 +191,7 @@ class Try:
             dimensions = candidate.model.dimensions  # the catalogue's length may differ from the provider's own default
         _, _, answer_s = self._limits()
         began = self._now()
-        until = min(began + answer_s, self._share())
+        until = min(began + answer_s, self._share_until)
         try:
             with TimeLimit(until):
                 ask = EmbedAsk(candidate.model.name, request.inputs, dimensions, request.provider_options)
@@ -221,7 +219,7 @@ class Try:
         send = None if strict or _on_cut(call) == "hold" else call.send
         began = now()
         whole = began + (timeouts.stream_ms / 1000 if streaming else answer_s)
-        share = self._share()
+        share = self._share_until
         first = min(whole, share, began + first_s if streaming else inf)
         headers = began + timeouts.headers_ms / 1000 if streaming else inf
         begun = headed = False
@@ -252,15 +250,16 @@ class Try:
                     await send(chunks)
                 else:
                     await self._send_on(chunks)
-            silence.until = min(now() + idle_s, whole)
+            # What is held back can still be mended, so the next candidate's share is kept for it.
+            silence.until = min(now() + idle_s, whole, share if send is None else inf)
 
         silence = TimeLimit(min(first, headers))
         try:
             with silence:
                 await candidate.provider.generate(_written(call, candidate, request), emit)
         except TimeoutError:
-            is_shared = share < min(whole, began + first_s if streaming else inf, inf if headed else headers)
-            raise self._too_slow(now() - began, is_shared, begun=begun, headed=headed, is_whole=now() >= whole - 0.01) from None
+            ended = now() + _GRAIN_S
+            raise self._too_slow(ended - began, ended >= share, begun=begun, headed=headed, is_whole=ended >= whole) from None
         answer.prove(candidate.model.provider, may_be_empty=bool(request.stop))
         if strict and answer.finish not in _NO_ANSWER and call.response_format is not None and call.response_format.schema is not None:
             schemas.require_fit(answer.text, call.response_format.schema, candidate.model.id)
@@ -293,13 +292,13 @@ class Try:
             what = f"did not answer within {seconds:.1f} s"
         elif not begun:
             what = f"sent {'no first token' if headed else 'no headers'} within {seconds:.1f} s"
-        elif is_whole:
+        elif is_whole or is_shared:
             what = f"had not ended its answer after {seconds:.1f} s"
         else:
             what = f"sent nothing for {self._limits()[1]:.1f} s"
         error = ProviderTimeout(f"{self._candidate.model.provider} {what}")
         error.first_token = streaming and not begun
-        error.hurried = is_shared and not begun and seconds * 1000 < self._engine.settings.timeouts.blame_ms
+        error.hurried = is_shared and (begun or seconds * 1000 < self._engine.settings.timeouts.blame_ms)
         return error
 
     async def _send_on(self, chunks: Sequence[Chunk]) -> None:

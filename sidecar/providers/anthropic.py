@@ -31,6 +31,7 @@ from sidecar.errors import (
 )
 from sidecar.providers import Provider
 from sidecar.providers.anthropic_wire import FEATURES, chunk, embed_request, failure, reply, request
+from sidecar.providers.bounded import event_hooks
 from sidecar.providers.http import head, scrubbed, transport_error
 from sidecar.providers.listing import require_list
 from sidecar.providers.reading import AnswerStream, emit_filtered, emit_whole
@@ -72,6 +73,7 @@ def _client(settings: ProviderSettings) -> AsyncAnthropic:
         # 0 is aiohttp's "no limit"; None would be its default of 100.
         limits=httpx2.Limits(max_connections=0, keepalive_expiry=_KEEP_ALIVE_S),
         follow_redirects=False,
+        event_hooks=event_hooks(httpx2),
     )
     client = anthropic.AsyncAnthropic(
         api_key=settings.api_key or "none",
@@ -114,7 +116,7 @@ class Anthropic:
         try:
             response = await self._post(body, ask.stream, whose)
             try:
-                said = head(response.headers)
+                said = head(response.headers, self._key)
                 if not ask.stream:
                     return await emit_whole(replace(reply(response.content, whose, self._key), head=said), emit, whose)
                 stream = AnswerStream(Events(), partial(chunk, whose=whose, key=self._key), emit, whose, StreamedCalls())

@@ -343,7 +343,7 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, *, whose: str 
         status=status,
         code=scrubbed(code, key, limit=80),
         retry_after_ms=wait_ms,
-        request_id=said.request_id or head(headers).request_id,
+        request_id=said.request_id or head(headers, key).request_id,
     )
 
 

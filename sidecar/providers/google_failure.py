@@ -88,7 +88,7 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, *, whose: str 
         status=status,
         code=scrubbed(next(filter(None, reasons), error.status), key, limit=80),
         retry_after_ms=wait_ms,
-        request_id=head(headers).request_id,
+        request_id=head(headers, key).request_id,
     )
 
 

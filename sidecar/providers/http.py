@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sidecar.providers.reading import AnswerStream
 
 MOST_BYTES = 128 * 1024 * 1024  # of one unary answer: 2048 vectors of 3072 figures as text are 75 MB
-_MOST_ERROR_BYTES = 64 * 1024
+MOST_ERROR_BYTES = 64 * 1024
 _KEEP_ALIVE_S = 75.0
 _LARGE_BODY_BYTES = 1024 * 1024  # above this a body is written in parts, so that the event loop is not held up
 _NO_STREAM = ("text/html", "application/json", "application/xml", "text/xml")
@@ -82,7 +82,7 @@ class Client:
     async def _whole(self, method: str, url: URL, body: bytes | None, whose: str) -> tuple[bytes, Head]:
         response = await self._open(method, url, body, whose)
         try:
-            data = await _whole(response.content, MOST_BYTES if response.status < 300 else _MOST_ERROR_BYTES)
+            data = await _whole(response.content, MOST_BYTES if response.status < 300 else MOST_ERROR_BYTES)
         except Exception as error:
             if response.status < 300:
                 raise transport_error(error, whose, key=self._key) from error
@@ -91,7 +91,7 @@ class Client:
             response.close()  # nothing is left to close when all was read
         if response.status >= 300:
             raise self._failure(response.status, response.headers, data, whose=whose, key=self._key)
-        return data, head(response.headers)
+        return data, head(response.headers, self._key)
 
     async def stream(self, url: URL, body: bytes, whose: str, stream: AnswerStream) -> None:
         """Has `stream` read the answer. Raises ProviderError as `post` does; StreamCut when the connection is lost after the first byte.
@@ -103,13 +103,13 @@ class Client:
         try:
             if response.status >= 300 or is_no_stream(response.headers.get("Content-Type", "")):
                 try:
-                    data = await _whole(content, _MOST_ERROR_BYTES)
+                    data = await _whole(content, MOST_ERROR_BYTES)
                 except Exception as error:
                     if response.status < 300:
                         raise transport_error(error, whose, key=self._key) from error
                     data = b""
                 raise self._failure(response.status, response.headers, data, whose=whose, key=self._key)
-            await stream.read_all(content.readany, head(response.headers), partial(transport_error, whose=whose, key=self._key))
+            await stream.read_all(content.readany, head(response.headers, self._key), partial(transport_error, whose=whose, key=self._key))
         finally:
             response.close()
 
@@ -138,8 +138,11 @@ class _Pool(aiohttp.TCPConnector):
         return connection
 
 
-def head(headers: Mapping[str, str]) -> Head:
-    """What a provider's headers say of the request and of its limits, names in lower case as OpenAI and Anthropic spell them."""
+def head(headers: Mapping[str, str], key: str | None) -> Head:
+    """What a provider's headers say of the request and of its limits, names in lower case as OpenAI and Anthropic spell them.
+
+    A request id that holds `key`, as some proxies send it back for debugging, is shown without it.
+    """
     request_id = ""
     limits = {}
     for name, value in headers.items():
@@ -147,7 +150,7 @@ def head(headers: Mapping[str, str]) -> Head:
         if "ratelimit-" in low:
             limits[low] = value
         elif low == "x-request-id" or low == "request-id":
-            request_id = value
+            request_id = scrubbed(value, key, limit=200)
     return Head(request_id=request_id, limits=limits)
 
 
@@ -179,9 +182,10 @@ def scrubbed(text: str, key: str | None = None, limit: int = 300) -> str:
 
     OpenAI's 401 repeats parts of the key it was sent; others repeat all of it.
     """
-    if key:
-        text = text.replace(key, "[key]")
-    text = " ".join(_KEY.sub("[key]", text).split())
+    words = (text.replace(key, "[key]") if key else text).split(None, limit)[:limit]
+    # Word by word, and a bounded part of each: whoever writes an error's text must not choose how long we look for keys in it.
+    text = " ".join("[key]" if "***" in word[:limit] else word[: limit + 1] for word in words)
+    text = _KEY.sub("[key]", text[: 2 * limit])
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -279,7 +283,7 @@ _SAID: Mapping[type[ProviderError], str] = {
     StreamCut: "hung up in the middle of its answer",
 }
 
-_KEY = re.compile(r"\b(?:sk|rk|pk|key|gsk|xai)-[\w\-*.]{6,}|\bAIza[\w\-*]{8,}|(?i:\bbearer\s+)\S+|\S*\*{3,}\S*")
+_KEY = re.compile(r"\b(?:sk|rk|pk|key|gsk|xai)-[\w\-*.]{6,}|\bAIza[\w\-*]{8,}|(?i:\bbearer\s+)\S+")
 
 
 def _transport_name(error: BaseException) -> str:

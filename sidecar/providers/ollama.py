@@ -248,7 +248,7 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, *, whose: str 
         wait_ms = retry_after_ms(headers)
         if wait_ms is None:
             wait_ms = wait_in_words_ms(words)
-    return kind(f"{whose}: {said}", status=status, retry_after_ms=wait_ms, request_id=head(headers).request_id)
+    return kind(f"{whose}: {said}", status=status, retry_after_ms=wait_ms, request_id=head(headers, key).request_id)
 
 
 def _meaning(status: int, words: str) -> type[ProviderError]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sidecar.call import EmbedAsk, Emit, GenerateAsk, Vectors
 from sidecar.errors import ProviderAuthFailed, ProviderError, ProviderGarbled, ProviderUnavailable, SettingsError
 from sidecar.providers import openai_request
+from sidecar.providers.bounded import event_hooks
 from sidecar.providers.http import head, is_no_stream, scrubbed, transport_error
 from sidecar.providers.listing import require_list
 from sidecar.providers.openai_failure import failure
@@ -137,14 +138,16 @@ class OpenAI:
                 await self._stream("/chat/completions", body, whose, AnswerStream(Events(), reader(whose, self._key), emit, whose))
             else:
                 response = await self._post("/chat/completions", body, whose)
-                await emit_whole(reply(response.content, head(response.headers), whose, key=self._key), emit, whose)
+                await emit_whole(reply(response.content, head(response.headers, self._key), whose, key=self._key), emit, whose)
         except ContentFiltered as filtered:
             await emit_filtered(filtered, emit)
 
     async def embed(self, ask: EmbedAsk) -> Vectors:
         whose = f"{self.name}/{ask.model}"
         response = await self._post("/embeddings", openai_request.encode(embedding(ask)), whose)
-        return vectors(response.content, head(response.headers), whose, key=self._key, count=len(ask.inputs), dimensions=ask.dimensions)
+        return vectors(
+            response.content, head(response.headers, self._key), whose, key=self._key, count=len(ask.inputs), dimensions=ask.dimensions
+        )
 
     async def check(self) -> None:
         response = await self._post("/models", None, self.name)
@@ -173,7 +176,7 @@ class OpenAI:
             # The bytes were asked for uncompressed, which not every proxy on the way heeds.
             pieces = response.aiter_bytes() if "content-encoding" in response.headers else response.aiter_raw()
             broken = partial(translated, whose=whose, key=self._key)
-            await stream.read_all(partial(anext, pieces, b""), head(response.headers), broken)
+            await stream.read_all(partial(anext, pieces, b""), head(response.headers, self._key), broken)
         finally:
             await response.aclose()
 
@@ -200,6 +203,7 @@ def _client(sdk: ModuleType, settings: ProviderSettings) -> tuple[AsyncOpenAI, h
         # 0 is aiohttp's word for no limit: nothing waits unseen for a connection. `pool` spans name lookup, TCP and TLS there.
         limits=httpx2.Limits(max_connections=0, keepalive_expiry=_KEEP_ALIVE_S),
         follow_redirects=False,
+        event_hooks=event_hooks(httpx2),
     )
     client: AsyncOpenAI = sdk.AsyncOpenAI(
         api_key=settings.api_key,

@@ -106,7 +106,7 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, *, whose: str 
         status=status,
         code=scrubbed(word, key, limit=80),
         retry_after_ms=wait_ms,
-        request_id=head(headers).request_id,
+        request_id=head(headers, key).request_id,
     )
 
 

@@ -19,6 +19,8 @@ from sidecar.errors import (
     ProviderRejected,
 )
 
+_MOST_READ: Final = 4_000  # characters of a message: whoever writes it must not choose how long it is looked at
+
 
 class ContentFiltered(ProviderRejected):
     """The provider's filter stopped the prompt or the answer, told as an error. It is an answer: whoever generates, emits it as one."""
@@ -86,13 +88,14 @@ def by_words(status: int, message: str) -> type[ProviderError] | None:
 
     A server's own failure stays one, whatever it talks about, but for a prompt that it found too long.
     """
+    message = message[:_MOST_READ]
     if _TOO_LONG.search(message) and status not in (401, 403):
         return ProviderContextExceeded
     if status >= 500 or status in (401, 408, 409, 425):
         return None
     if _FILTERED.search(message):
         return ContentFiltered
-    if _SPENT.search(message) or (status == 429 and _PER_DAY.search(message)):
+    if _SPENT.search(message) or ((status == 429 or status < 400) and _PER_DAY.search(message)):
         return ProviderQuotaExhausted
     if status == 429:
         return None
@@ -105,7 +108,7 @@ def by_words(status: int, message: str) -> type[ProviderError] | None:
 
 def wait_in_words_ms(message: str) -> int | None:
     """How long a message asks to wait ("try again in 7m12.5s", "retry after 20 seconds"), for answers that say it nowhere else."""
-    found = _WAIT.search(message)
+    found = _WAIT.search(message[:_MOST_READ])
     if found is None:
         return None
     return round(sum(float(figure) * _UNIT_MS[unit.lower()] for figure, unit in _FIGURE.findall(found[1])))

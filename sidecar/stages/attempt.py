@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 
 from sidecar.call import Call, Candidate
 from sidecar.engine import Engine
@@ -43,6 +44,8 @@ async def attempt(engine: Engine, call: Call) -> None:
             failure = failure if failure is not None and isinstance(error, NotAsked) else error  # the last real one is told
             if not _again(engine, call, turn, turns, rule, error):
                 final.append((turn.candidate, rule))
+                if error.retry_after_ms is None:
+                    waits.append(_open_ms(engine, call, turn.candidate))
         for candidate, rule in final:  # last, since what one of a race says may hold for the other one's next try too
             _narrow(candidate, turns, rule)
     if failure is None:
@@ -54,7 +57,7 @@ async def attempt(engine: Engine, call: Call) -> None:
 class _Turn:
     """A candidate waiting for its next try."""
 
-    __slots__ = ("candidate", "is_tried", "looks", "not_before", "retries")
+    __slots__ = ("candidate", "is_tried", "looks", "not_before", "retries", "share_until")
 
     def __init__(self, candidate: Candidate) -> None:
         self.candidate = candidate
@@ -62,6 +65,7 @@ class _Turn:
         self.looks = 0
         self.retries = 0
         self.not_before = 0.0
+        self.share_until = 0.0  # in the clock's seconds: what is left then belongs to the others, while one of them is untried
 
 
 _Failed = tuple[_Turn, SidecarError]
@@ -74,24 +78,29 @@ async def _ask(engine: Engine, call: Call, turns: list[_Turn]) -> list[_Failed]:
     """
     turn = turns.pop(0)
     after_s = _hedge_after_s(engine, call, turn, turns)
-    _count_first(engine, turn)
+    _begin(engine, call, turn)
     if after_s is not None:
         return await _race(engine, call, turn, turns, after_s)
     try:
-        await Try(engine, call, turn.candidate, others=_untried(turns)).run()
+        await Try(engine, call, turn.candidate, _until(turn, turns)).run()
     except SidecarError as error:
         return [(turn, error)]
     return []
 
 
-def _count_first(engine: Engine, turn: _Turn) -> None:
-    if not turn.is_tried:
-        turn.is_tried = True
-        engine.retries.count_call(turn.candidate.model.provider, engine.clock_ns())
+def _begin(engine: Engine, call: Call, turn: _Turn) -> None:
+    if turn.is_tried:
+        return
+    turn.is_tried = True
+    now_ns = engine.clock_ns()
+    engine.retries.count_call(turn.candidate.model.provider, now_ns)
+    now = now_ns / 1e9
+    turn.share_until = now + (call.deadline - now) * engine.settings.timeouts.first_share
 
 
-def _untried(turns: list[_Turn]) -> bool:
-    return any(not turn.is_tried for turn in turns)
+def _until(turn: _Turn, turns: list[_Turn]) -> float:
+    """Until when this candidate's tries and pauses, all together, may last without an answer: an untried one's share is left to it."""
+    return turn.share_until if any(not other.is_tried for other in turns) else inf
 
 
 def _again(engine: Engine, call: Call, turn: _Turn, turns: list[_Turn], rule: Rule, error: SidecarError) -> bool:
@@ -106,8 +115,8 @@ def _again(engine: Engine, call: Call, turn: _Turn, turns: list[_Turn], rule: Ru
     if turn.retries >= rule.retries:
         return False
     pause = wait_ms(rule, error, turn.retries, engine.random) / 1000
-    if not _fits(call, now, pause) or (turns and error.retry_after_ms is not None and pause > (call.deadline - now) / 2):
-        return False  # with another candidate at hand, at most half of the time left is spent waiting for this one
+    if not _fits(call, now, pause) or now + pause + _LEAST_LEFT_S > _until(turn, turns):
+        return False
     if not _lets_through(engine, call, turn.candidate, pause) or not engine.retries.take(turn.candidate.model.provider, engine.clock_ns()):
         return False
     turn.not_before = now + pause
@@ -119,9 +128,9 @@ def _again(engine: Engine, call: Call, turn: _Turn, turns: list[_Turn], rule: Ru
 def _pause_unasked(engine: Engine, turn: _Turn, error: SidecarError) -> float:
     """How long to wait where nobody was asked and nobody else is left: for the quota, or to see how a trial ends; inf: not at all."""
     if isinstance(error, RateLimited):
-        return float("inf") if error.retry_after_ms is None else error.retry_after_ms / 1000
+        return inf if error.retry_after_ms is None else error.retry_after_ms / 1000
     if error.retry_after_ms is not None:
-        return float("inf")  # the breaker is open: an answer now that there is none is worth more than one later
+        return inf  # the breaker is open: an answer now that there is none is worth more than one later
     turn.looks += 1
     return min(_LOOK_S[0] * float(2**turn.looks), _LOOK_S[1]) * (0.5 + engine.random() / 2)
 
@@ -133,6 +142,13 @@ def _fits(call: Call, now: float, pause: float) -> bool:
 def _lets_through(engine: Engine, call: Call, candidate: Candidate, pause: float) -> bool:
     """Will the breaker give a permit after this pause? Waiting for a try that will not be made would only keep the caller waiting."""
     return bool(engine.breakers.of(call.service, candidate.target).state(engine.clock_ns() + int(pause * 1e9)) != "open")
+
+
+def _open_ms(engine: Engine, call: Call, candidate: Candidate) -> int | None:
+    """How long the breaker that this failure may have opened stays so."""
+    now_ns = engine.clock_ns()
+    until_ns = engine.breakers.of(call.service, candidate.target).retry_at_ns(now_ns)
+    return None if until_ns is None else max(0, until_ns - now_ns) // 1_000_000 + 1
 
 
 def _narrow(failed: Candidate, turns: list[_Turn], rule: Rule) -> None:
@@ -183,19 +199,19 @@ async def _race(engine: Engine, call: Call, first: _Turn, turns: list[_Turn], af
     loop = asyncio.get_running_loop()
     entered: dict[asyncio.Task[None], _Turn] = {}
 
-    def enter(turn: _Turn, *, others: bool) -> None:
-        one = Try(engine, call, turn.candidate, others=others, race=race)
+    def enter(turn: _Turn, until: float) -> None:
+        one = Try(engine, call, turn.candidate, until, race)
         race.tasks[one] = task = loop.create_task(one.run())
         entered[task] = turn
 
-    enter(first, others=True)
+    enter(first, first.share_until)
     begun = loop.create_task(race.begun.wait())
     try:
         await asyncio.wait({*entered, begun}, timeout=after_s, return_when=asyncio.FIRST_COMPLETED)
         if race.winner is None and not any(task.done() for task in entered):
             second = turns.pop(0)
-            _count_first(engine, second)
-            enter(second, others=_untried(turns))
+            _begin(engine, call, second)
+            enter(second, _until(second, turns))
         return await _outcome(entered, turns)
     finally:
         for task in (*entered, begun):

@@ -96,10 +96,20 @@ def test_head_keeps_the_request_id_and_the_limits() -> None:
             "anthropic-ratelimit-requests-remaining": "7",
             "Date": "x",
             "Server": "y",
-        }
+        },
+        "secret",
     )
     assert said.request_id == "req_1"
     assert said.limits == {"x-ratelimit-reset-tokens": "6m0s", "anthropic-ratelimit-requests-remaining": "7"}
+
+
+def test_a_request_id_that_holds_the_key_is_shown_without_it() -> None:
+    assert head({"request-id": "req_my-secret-key"}, "my-secret-key").request_id == "req_[key]"
+
+
+@pytest.mark.parametrize("text", ["a" * 1_000_000, "*" * 1_000_000, "sk-" * 300_000, "bearer " * 100_000, " " * 1_000_000], ids=len)
+def test_whoever_writes_an_error_does_not_choose_how_long_it_is_looked_at(text: str) -> None:
+    assert len(scrubbed(text, "secret")) <= 300  # a quadratic look at these would outlast every timeout of the tests
 
 
 @pytest.mark.parametrize(

@@ -313,8 +313,32 @@ async def test_callers_in_a_hurry_open_no_breaker():
 async def test_nobody_sleeps_on_a_model_whose_breaker_opens_meanwhile():
     bench = Bench([(errors.ProviderRateLimited("slow down", status=429, retry_after_ms=60_000),), (DOWN,)])
     waiting = asyncio.create_task(bench.run(seconds=300))
-    while not bench.openai.asks:
-        await asyncio.sleep(0.01)
+    await asyncio.sleep(0)  # the first has failed, and waits
+    assert len(bench.openai.asks) == 1
     await bench.run()  # three more failures: the breaker opens
     call = await asyncio.wait_for(waiting, 5)
     assert outcomes(call) == [("openai", "PROVIDER_RATE_LIMITED"), ("anthropic", "ok")]
+
+
+async def test_pauses_too_leave_the_next_its_share():
+    waits = "SIDECAR_RETRIES__RATE_LIMITED__WAITS_MS"
+    bench = Bench([(errors.ProviderRateLimited("slow down", status=429),)], [(0.3, Chunk(text="b"), DONE)], **{waits: "600,600,600"})
+    for _ in range(6):
+        bench.engine.breakers.of("core", "openai/gpt-4o").force(None)
+        call = await bench.run(seconds=1.0)
+        assert outcomes(call)[-1] == ("anthropic", "ok")
+
+
+async def test_held_answer_that_trickles_leaves_the_next_its_share():
+    bench = Bench([(Chunk(text="a"), *[0.05, Chunk(text="a")] * 100, DONE)], [(Chunk(text="whole"), DONE)])
+    call = await bench.run(seconds=1.0, on_cut="hold")
+    assert bench.text() == "whole"
+    assert outcomes(call) == [("openai", "PROVIDER_TIMEOUT"), ("anthropic", "ok")]
+    assert bench.engine.breakers.of("core", "openai/gpt-4o").state(bench.engine.clock_ns()) == "closed"
+
+
+async def test_failure_that_opens_the_breaker_says_for_how_long():
+    bench = alone([(errors.ProviderUnavailable("down", status=503),)])
+    with pytest.raises(errors.ProviderUnavailable) as failure:
+        await bench.run()
+    assert 29_000 < failure.value.retry_after_ms <= 30_001
