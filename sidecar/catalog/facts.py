@@ -1,5 +1,7 @@
 """The values the catalogue is made of."""
 
+from __future__ import annotations
+
 from datetime import date
 from typing import Literal
 
@@ -9,9 +11,11 @@ from sidecar.call import Feature, Usage
 
 
 class Prices(Struct, frozen=True, gc=False):
-    """Pico-USD per token, exact: 1 micro-USD per million tokens is 1 pico-USD per token, so "2.50" USD is 2_500_000.
+    """What a model costs. A token in pico-USD, exact: 1 micro-USD per million tokens is 1 pico-USD per token, so "2.50" USD is 2_500_000.
 
-    `is_known` is False when nobody has set a price; the cost is then 0 and says nothing.
+    `call` and `image` are nano-USD for each call and each picture in its prompt, beside its tokens. `over` holds the prices of the whole
+    call where its input (cached and written tokens too) is more than so many tokens, the least number first. `is_known` False: nobody has
+    set a price; the cost is then 0 and says nothing. `is_estimated`: they are another model's, and so is what they say.
     """
 
     input: int = 0
@@ -20,25 +24,53 @@ class Prices(Struct, frozen=True, gc=False):
     cache_write_1h: int = 0
     output: int = 0
     reasoning: int = 0
+    call: int = 0
+    image: int = 0
+    over: tuple[tuple[int, Prices], ...] = ()
     is_known: bool = True
+    is_estimated: bool = False
 
-    def cost(self, usage: Usage) -> int:
-        """Nano-USD for what was used, rounded up once, at the very end. Buckets nobody reported count as nothing."""
+    def of(self, usage: Usage) -> Prices:
+        """The prices of a call that used so much."""
+        if not self.over:
+            return self
+        given = (usage.input_tokens or 0) + (usage.cached_input_tokens or 0) + (usage.cache_write_tokens or 0)
+        return next((dearer for least, dearer in reversed(self.over) if given > least), self)
+
+    def cost(self, usage: Usage, images: int = 0) -> int:
+        """Nano-USD for what was used, rounded up once, at the very end. Buckets nobody reported count as nothing.
+
+        What used nothing costs nothing, not the price of a call either: nobody answered.
+        """
+        at = self.of(usage) if self.over else self
         writes, writes_1h = usage.cache_write_tokens or 0, usage.cache_write_1h_tokens or 0
+        given = (usage.input_tokens or 0, usage.cached_input_tokens or 0, usage.output_tokens or 0, usage.reasoning_tokens or 0)
         pico = (
-            (usage.input_tokens or 0) * self.input
-            + (usage.cached_input_tokens or 0) * self.cached_input
-            + max(0, writes - writes_1h) * self.cache_write_5m
-            + writes_1h * self.cache_write_1h
-            + (usage.output_tokens or 0) * self.output
-            + (usage.reasoning_tokens or 0) * self.reasoning
+            given[0] * at.input
+            + given[1] * at.cached_input
+            + max(0, writes - writes_1h) * at.cache_write_5m
+            + writes_1h * at.cache_write_1h
+            + given[2] * at.output
+            + given[3] * at.reasoning
         )
-        return -(-pico // 1000)
+        flat = at.call + images * at.image if (at.call or at.image) and (writes or any(given)) else 0
+        return flat - (-pico // 1000)
 
-    def most(self, input_tokens: int, output_tokens: int) -> int:
-        """The most nano-USD that so many tokens cost. Writing to a provider's cache is dearer and only done on request: an overrun."""
-        pico = input_tokens * max(self.input, self.cached_input) + output_tokens * max(self.output, self.reasoning)
-        return -(-pico // 1000)
+    def most(self, input_tokens: int, output_tokens: int, images: int = 0, *, writes: bool = False) -> int:
+        """The most nano-USD that a call costs whose input and output (reasoning too) are at most so many tokens.
+
+        `writes`: it may write to its provider's cache, which is dearer and only done on request. Prices of long calls count where the
+        input may be that long, also where they are lower.
+        """
+        reach = [self, *(dearer for least, dearer in self.over if input_tokens > least)] if self.over else (self,)
+        found = 0
+        for at in reach:
+            entry = max(at.input, at.cached_input)
+            if writes:
+                entry = max(entry, at.cache_write_5m, at.cache_write_1h)
+            pico = input_tokens * entry + output_tokens * max(at.output, at.reasoning)
+            found = max(found, at.call + images * at.image - (-pico // 1000))
+        return found
 
 
 class Model(Struct, frozen=True):

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from sidecar.catalog.facts import Model, Node, Prices, Profile
 from sidecar.catalog.lookup import OPEN_KINDS, UNLISTED_CONTEXT_TOKENS, UNLISTED_OUTPUT_TOKENS, USUAL, Catalog
+from sidecar.catalog.pricing import estimated, half_priced, prices_of, unpriced
 from sidecar.errors import SettingsError, UnknownModel
 from sidecar.settings import ModelRow, NodeRow, Settings
 from sidecar.settings.reading import Source, nearest, read, shown
@@ -45,7 +46,7 @@ def load(settings: Settings, today: date) -> Catalog:
     for written, row in settings.models.items():
         name = _spelling(written, shipped.models)
         rows[name] = _over(shipped.models.get(name), row)
-    models = {name: _model(name, row, settings) for name, row in rows.items()}
+    models = estimated({name: _model(name, row, settings) for name, row in rows.items()}, settings)
     catalog = Catalog(
         models,
         _names(models, rows),
@@ -66,7 +67,7 @@ def load(settings: Settings, today: date) -> Catalog:
         if model.id not in pinned and (living := _living(model, models, settings, today)) is not model
     }
     catalog.users = _users(catalog, references)
-    catalog.notices = tuple(_notices(catalog, today))
+    catalog.notices = (*_notices(catalog, today), *unpriced(catalog))
     return catalog
 
 
@@ -105,9 +106,15 @@ def _model(name: str, row: ModelRow, settings: Settings) -> Model:
     is_open = kind in OPEN_KINDS
     if row.context_tokens is None and not is_open:
         raise missing("context_tokens", "how many tokens fit its context")
-    if (row.input is None or row.output is None) and not is_open:
-        raise missing("output" if row.output is None else "input", "its price in US dollars per million tokens, in quotes")
     capabilities = USUAL if row.capabilities is None else frozenset(row.capabilities)
+    prices = prices_of(row)
+    if half := half_priced(row, is_open=is_open, only_embeds=is_open and "generate" not in capabilities):
+        how = "" if is_open else ', or catalog.unpriced = "estimate"'
+        if is_open or settings.catalog.unpriced == "refuse":
+            raise missing(half, f"its price in US dollars per million tokens, in quotes{how}")
+        prices = Prices(is_known=False)
+    elif row.over and (row.input is None or row.output is None):
+        raise missing("input" if row.input is None else "output", "the price of calls that are not over any number of tokens")
     return Model(
         id=name,
         provider=row.provider,
@@ -116,7 +123,7 @@ def _model(name: str, row: ModelRow, settings: Settings) -> Model:
         max_output_tokens=row.max_output_tokens or (UNLISTED_OUTPUT_TOKENS if "generate" in capabilities else 0),
         tokenizer=row.tokenizer or "estimate",
         capabilities=capabilities,
-        prices=_prices(row),
+        prices=prices,
         as_of=row.as_of,
         retires_on=row.retires_on,
         successor=row.successor,
@@ -125,21 +132,6 @@ def _model(name: str, row: ModelRow, settings: Settings) -> Model:
         tier=row.tier or "standard",
         requests_per_minute=row.requests_per_minute,
         tokens_per_minute=row.tokens_per_minute,
-    )
-
-
-def _prices(row: ModelRow) -> Prices:
-    """Where no price of its own is set, cached and written input cost what input costs, and reasoning what output costs."""
-    entry, output = row.input or 0, row.output or 0
-    write_5m = entry if row.cache_write_5m is None else row.cache_write_5m
-    return Prices(
-        input=entry,
-        cached_input=entry if row.cached_input is None else row.cached_input,
-        cache_write_5m=write_5m,
-        cache_write_1h=write_5m if row.cache_write_1h is None else row.cache_write_1h,
-        output=output,
-        reasoning=output if row.reasoning is None else row.reasoning,
-        is_known=row.input is not None,
     )
 
 

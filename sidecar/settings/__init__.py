@@ -66,6 +66,7 @@ HeaderValue = Annotated[str, Meta(pattern=r"^[ -~]*$", description="printable AS
 Milliseconds = Annotated[int, Meta(ge=1, le=3_600_000)]
 Count = Annotated[int, Meta(ge=1, le=100_000_000)]
 Tokens = Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
+InputTokens = Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,8}$", description="a number of input tokens, like 200000")]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 Percent = Annotated[int, Meta(ge=0, le=100)]
@@ -311,10 +312,24 @@ class NodeRow(Struct, frozen=True):
     degradation: Degradation | None = None
 
 
+class OverRow(Struct, frozen=True):
+    """Prices of a whole call with more input tokens than the table's name says; what is not set is as in `ModelRow` from these two."""
+
+    input: PicoUsdPerToken
+    output: PicoUsdPerToken
+    cached_input: PicoUsdPerToken | None = None
+    cache_write_5m: PicoUsdPerToken | None = None
+    cache_write_1h: PicoUsdPerToken | None = None
+    reasoning: PicoUsdPerToken | None = None
+
+
 class ModelRow(Struct, frozen=True):
     """Facts about one model. What is not set comes from the catalogue's row of that name, if there is one.
 
-    Prices are US dollars per million tokens, as text, and become pico-USD per token (1 micro-USD per million tokens is the same thing).
+    Prices are US dollars per million tokens, as text, and become pico-USD per token (1 micro-USD per million tokens is the same thing);
+    `call` and `image` are US dollars for one call and for one picture in its prompt. Cached and written input cost what input costs
+    where nothing else is set, reasoning what output costs. `over` is for long calls: `[models."gemini-2.5-pro".over.200000]`. A model of
+    a server of one's own (ollama, compatible) without any price costs nothing; for others see `catalog.unpriced`.
     `tier` is a note for people; nothing reads it yet.
     """
 
@@ -331,6 +346,9 @@ class ModelRow(Struct, frozen=True):
     cache_write_1h: PicoUsdPerToken | None = None
     output: PicoUsdPerToken | None = None
     reasoning: PicoUsdPerToken | None = None
+    call: NanoUsd | None = None
+    image: NanoUsd | None = None
+    over: Mapping[InputTokens, OverRow] | None = None
     as_of: date | None = None  # the day the prices were read
     retires_on: date | None = None
     successor: str | None = None
@@ -361,9 +379,14 @@ class Tiers(Struct, frozen=True):
 
 
 class CatalogSettings(Struct, frozen=True):
-    """`pin` names retired models that shall be called all the same; `soon_days` is how early `sidecar check` warns of an end."""
+    """`pin` names retired models that shall be called all the same; `soon_days` is how early `sidecar check` warns of an end.
+
+    `unpriced`: a model of a provider that bills, under [models] without its price. `refuse` is a mistake in the settings; `estimate` takes
+    the dearest known prices of its provider, and what it costs is marked as estimated.
+    """
 
     pin: tuple[str, ...] = ()
+    unpriced: Literal["refuse", "estimate"] = "refuse"
     soon_days: Annotated[int, Meta(ge=0, le=3650)] = 60
 
 

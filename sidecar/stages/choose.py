@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from sidecar.billing import images, may_write
 from sidecar.call import Call, Candidate, Complexity, EmbedRequest, Feature, Skipped
 from sidecar.catalog import Model
 from sidecar.counting import Size
@@ -56,7 +57,7 @@ def choose(engine: Engine, call: Call) -> None:
             tokens,
             estimated,
             most,
-            model.prices.most(tokens, most),
+            model.prices.most(tokens, most, images(call) if model.prices.image else 0, writes=may_write(call)),
             fallback=choice.fallback,
         )
         if choice.endpoints:
