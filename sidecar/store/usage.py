@@ -260,12 +260,19 @@ class UsageLog:
         return await self._in_turn(lambda: self._rate(call, quality_ppm, vote))
 
     def _rate(self, call: str, quality_ppm: int | None, vote: int | None) -> bool:
-        self._write()
         assert self._file is not None  # noqa: S101
+        unwritten: StoreFailed | None = None
+        try:
+            self._write()
+        except StoreFailed as error:
+            unwritten = error
         with self._moving:
-            if self._file.rate(call, quality_ppm, vote):
-                return True
-        return self._asked is not None and self._asked.rate(call, quality_ppm, vote)
+            is_found = self._file.rate(call, quality_ppm, vote)
+        if not is_found and self._asked is not None:
+            is_found = self._asked.rate(call, quality_ppm, vote)
+        if not is_found and unwritten is not None:
+            raise unwritten  # it may be among the rows that wait in memory
+        return is_found
 
     async def ask(self, question: Callable[[Callable[[str, Sequence[object]], list[tuple[Any, ...]]]], T]) -> T:
         """The answer of `usage_reports` to a question, from the PostgreSQL where there is one. Raises StoreFailed."""

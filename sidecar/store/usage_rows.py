@@ -227,7 +227,7 @@ def _cache_effect(attempts: list[Tried]) -> tuple[int, int]:
 
 
 def _primary(one: Ended, answer: Tried | None) -> tuple[str, int]:
-    """Of an answer by fallback: the model that was wanted first, and what the same tokens would have cost there."""
+    """Of an answer by fallback: the model that was wanted first, and what the same tokens would have cost there, pictures left out."""
     if one.served is None or not one.served.fallback:
         return "", 0
     wanted = next((candidate for candidate in one.candidates if not candidate.fallback), None)

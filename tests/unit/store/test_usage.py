@@ -294,6 +294,8 @@ async def test_a_full_disk_is_loud_costs_no_call_and_no_row_that_has_room_in_mem
     assert log.lost > 0
     kept = 90 - log.lost
     assert log.waiting == kept
+    with pytest.raises(StoreFailed, match="full"):
+        await log.rate(first[0], 1_000_000, None)  # there is such a call: NOT_FOUND would be wrong
     log._file._file.execute("PRAGMA max_page_count = 1000000")
     await asyncio.to_thread(until, lambda: log.waiting == 0)
     log.close()

@@ -8,8 +8,10 @@ import time
 from datetime import UTC
 
 import pytest
+from msgspec.structs import replace
 
 from sidecar.call import Caller, Chunk, GenerateRequest, Usage
+from sidecar.catalog.facts import Prices
 from sidecar.days import Days, zone_of
 from sidecar.errors import ProviderQuotaExhausted, ProviderRejected, SidecarError
 from sidecar.pipeline import run
@@ -103,6 +105,22 @@ async def test_prompt_caching_is_worked_out_at_the_models_own_prices(tmp_path):
     # What it cost, and what it would have cost without: the difference is what was saved less what was spent on it.
     without = prices.cost(Usage(1_600, 0, 0, 0, 5, 0))
     assert without - found.cost_nano_usd == found.cache_saved_nano_usd - found.cache_write_extra_nano_usd
+
+
+async def test_prompt_caching_of_a_long_call_is_worked_out_at_the_prices_of_long_calls(tmp_path):
+    done = Chunk(finish="stop", raw_finish="stop", usage=Usage(100, 300_000, 0, 0, 5, 0), last=True)
+    environ = {"SIDECAR_LIMITS__TENANT_DAY_USD": "1000", "SIDECAR_LIMITS__TENANT_DAY_TOKENS": "1000000000"}
+    bench = Bench((), [(Chunk(text="hi"), done)], **environ)
+    prices = bench.engine.catalog.model("claude-sonnet-4-6").prices
+    dearer = Prices(input=prices.input * 2, cached_input=prices.cached_input * 3, output=prices.output)
+    asked = GenerateRequest(caller=caller("core.react_agent"), prompt="hello", model="claude-sonnet-4-6")
+    call = bench.call(asked)
+    await run(bench.engine, call)
+    (tried,) = call.attempts
+    model = replace(tried.candidate.model, prices=replace(prices, over=((200_000, dearer),)))
+    call.attempts[0] = replace(tried, candidate=replace(tried.candidate, model=model))
+    made = row(ended(call, 0.0, NOON_MS * 1_000_000), Days(UTC))
+    assert made.cache_saved_nano_usd == 300_000 * (dearer.input - dearer.cached_input) // 1000
 
 
 async def test_the_sum_of_rows_is_what_the_ledger_posted(tmp_path):
