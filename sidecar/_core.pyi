@@ -13,6 +13,7 @@ from typing_extensions import Buffer
 __all__ = [
     "Balance",
     "Breaker",
+    "Candidate",
     "Denial",
     "Exceeded",
     "JournalReport",
@@ -20,12 +21,15 @@ __all__ = [
     "Ledger",
     "Limiter",
     "Posting",
+    "PromptIndex",
     "Refusal",
     "Reservation",
     "Rule",
     "SimilarityIndex",
     "TokenCounter",
+    "Verdict",
     "check_journal",
+    "compare",
     "repair_journal",
 ]
 
@@ -432,3 +436,66 @@ class TokenCounter:
 
         So the time is bounded by `limit`, however long the text is. ValueError for a limit below 0.
         """
+
+# --- verify ---------------------------------------------------------------------------------------------------------------------
+
+@final
+class Verdict:
+    """Whether two prompts ask the same, and why."""
+
+    @property
+    def score(self) -> float:
+        """0 (a veto refuses) to 1 (identical but for case, spaces and closing punctuation).
+
+        Calibrated: 0.95 is the operating point of `tools/verifier/REPORT.md`, 0.90 a laxer one; serve at or above a threshold.
+        """
+    @property
+    def veto(self) -> str:
+        """The first difference that refuses, as "number" or "negation"; empty if none does. All names: `tools/verifier/REPORT.md`."""
+    @property
+    def features(self) -> dict[str, float]:
+        """What the trees see, by name; always the same names in the same order, NaN for a cosine that is not given."""
+    @property
+    def deciding(self) -> list[str]:
+        """What the veto saw on both sides, or the features that cost the score most: a few short texts, with words of the prompts."""
+
+def compare(asked: str, stored: str, cosine: float | None = None) -> Verdict:
+    """Say whether `asked` is the same question as `stored`; symmetric. `cosine` (-1 to 1) of their embeddings, if there are any.
+
+    No model and no I/O: some microseconds. Texts that are long (over 600 bytes of UTF-8, folded) are the same only if identical.
+    """
+
+@final
+class Candidate:
+    """One stored prompt that resembles the one asked."""
+
+    @property
+    def key(self) -> int: ...
+    @property
+    def similarity(self) -> float:
+        """Of words and character trigrams, 0 to 1, estimated from sketches; 1 for identical texts. It orders, it proves nothing."""
+    @property
+    def score(self) -> float:
+        """`Verdict.score` of the two."""
+    @property
+    def veto(self) -> str:
+        """`Verdict.veto` of the two."""
+
+@final
+class PromptIndex:
+    """Stored prompts by likeness, within one partition, analysed once. Bounded: the oldest entry, over all partitions, makes room.
+
+    Every method releases the GIL for its work and is safe to call from any thread. Keys are 0 to 2**64 - 1, unique in the index.
+    """
+
+    def __new__(cls, capacity: int) -> PromptIndex: ...
+    def add(self, partition: str, key: int, text: str) -> int | None:
+        """Add a prompt, or replace the one with this key, in whichever partition. Returns the key that had to make room, if any."""
+    def candidates(self, partition: str, text: str, most: int = 32) -> list[Candidate]:
+        """Up to `most` (1 to 1024) of the partition, refused ones too: best score first, then the most similar, then by key."""
+    def remove(self, key: int) -> bool: ...
+    def clear(self, partition: str) -> int:
+        """Remove a partition's entries; returns how many."""
+    def __len__(self) -> int: ...
+    @property
+    def capacity(self) -> int: ...

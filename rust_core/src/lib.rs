@@ -11,6 +11,7 @@ pub mod limiter;
 pub mod similarity;
 pub mod tokens;
 pub mod varint;
+pub mod verify;
 
 #[cfg(feature = "python")]
 mod py;

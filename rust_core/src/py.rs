@@ -6,6 +6,7 @@ mod ledger;
 mod limiter;
 mod similarity;
 mod tokens;
+mod verify;
 mod whole;
 
 use pyo3::prelude::*;
@@ -25,4 +26,6 @@ mod _core {
     use super::similarity::SimilarityIndex;
     #[pymodule_export]
     use super::tokens::TokenCounter;
+    #[pymodule_export]
+    use super::verify::{Candidate, PromptIndex, Verdict, compare};
 }

@@ -4,7 +4,7 @@
 //! entries per result asked for, at least `LEAST_POOL`; a partition that is no larger than its pool is searched exactly. Entries are
 //! bounded over all partitions: the least recently used one (added, or returned by `nearest`) makes room.
 
-mod sketch;
+pub(crate) mod sketch;
 
 use std::collections::HashMap;
 use std::fmt;
