@@ -43,6 +43,9 @@ class Rule:
     of calendars and time zones, so whoever knows those says it: see `policies/windows.py`. At `warn_percent` (1 to 100) of either limit a
     warning is given, once per window. At the limit, mode "refuse" denies, "warn" lets through, "shadow" lets through and does not warn;
     all three count it.
+
+    Where processes share the limit, a lease is what this one may use of it, used and pending together, whatever was topped up; in mode
+    "refuse" a reservation that does not fit into it is denied. It holds for the one `reserve` that it is given with.
     """
 
     def __new__(
@@ -53,11 +56,17 @@ class Rule:
         window: tuple[int, int] | None = None,
         warn_percent: int = 80,
         mode: Literal["refuse", "warn", "shadow"] = "refuse",
+        lease_nano_usd: int | None = None,
+        lease_tokens: int | None = None,
     ) -> Rule: ...
     @property
     def limit_nano_usd(self) -> int | None: ...
     @property
     def limit_tokens(self) -> int | None: ...
+    @property
+    def lease_nano_usd(self) -> int | None: ...
+    @property
+    def lease_tokens(self) -> int | None: ...
     @property
     def window(self) -> tuple[int, int] | None: ...
     @property
@@ -82,13 +91,14 @@ class Reservation:
 class Denial:
     """Nothing was held: the first account, in the order asked, in which the amount did not fit.
 
-    Of an account that is frozen or closed the sums are those of its money; a limit that it does not have is 0.
+    Of an account that is frozen or closed the sums are those of its money; a limit that it does not have is 0. For "lease" the limit is
+    the lease, and the account does not count it as refused.
     """
 
     @property
     def account(self) -> str: ...
     @property
-    def reason(self) -> Literal["limit", "frozen", "closed"]: ...
+    def reason(self) -> Literal["limit", "lease", "frozen", "closed"]: ...
     @property
     def unit(self) -> Literal["nano_usd", "tokens"]: ...
     @property
@@ -212,6 +222,8 @@ class Ledger:
         """End an account, a run's for example, and return its last balance. Calls in flight settle; then its name is free again."""
     def accounts(self) -> int:
         """How many accounts are known."""
+    def names(self) -> list[str]:
+        """Return the names of all accounts, in no order."""
     def pending(self) -> int:
         """How many reservations hold something."""
 

@@ -10,7 +10,15 @@ use _core::journal::{self, Fsync, Options};
 use _core::ledger::{Amount, Ledger, Mode, Outcome, Rule, Span};
 
 const DAY: Span = Span { start_ns: 1_800_057_600_000_000_000, end_ns: Some(1_800_144_000_000_000_000) };
-const RULE: Rule = Rule { limit_nano_usd: Some(1 << 60), limit_tokens: Some(1 << 50), span: DAY, warn_percent: 80, mode: Mode::Refuse };
+const RULE: Rule = Rule {
+    limit_nano_usd: Some(1 << 60),
+    limit_tokens: Some(1 << 50),
+    lease_nano_usd: None,
+    lease_tokens: None,
+    span: DAY,
+    warn_percent: 80,
+    mode: Mode::Refuse,
+};
 const ROUND: usize = 1000;
 const ROUNDS: usize = 301;
 

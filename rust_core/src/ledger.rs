@@ -23,7 +23,7 @@ pub use account::{Amount, MAX_AMOUNT, Mode, Rule, Span, Unit};
 pub use answers::{Balance, Denial, LedgerError, Outcome, Posting, Reason, Reservation};
 use answers::{denial, overflow};
 use ids::{How, IdHasher, Settled};
-use resting::Resting;
+use resting::{Packed, Resting};
 
 use crate::journal::{Journal, Recovered, entry};
 
@@ -141,12 +141,14 @@ impl Ledger {
             } else if !self.frozen.is_empty() && self.frozen.contains(&*account.name) {
                 Some((Reason::Frozen, Unit::NanoUsd))
             } else if account.rule.mode == Mode::Refuse {
-                account.window.exceeded(&account.rule, ask).map(|unit| (Reason::Limit, unit))
+                let limit = account.window.exceeded(&account.rule, ask).map(|unit| (Reason::Limit, unit));
+                limit.or_else(|| account.window.exceeds_lease(&account.rule, ask).map(|unit| (Reason::Lease, unit)))
             } else {
                 None
             };
             if let Some((reason, unit)) = denied {
-                account.window.refusals = account.window.refusals.saturating_add(1);
+                // Of a lease that is too small more may be had: then it is asked again, and counted where it is refused.
+                account.window.refusals = account.window.refusals.saturating_add(u32::from(reason != Reason::Lease));
                 return Ok(Outcome::Denied(denial(account, reason, unit, ask)));
             }
         }
@@ -255,6 +257,11 @@ impl Ledger {
     /// How many accounts are known.
     pub fn accounts(&self) -> usize {
         self.by_name.len() + self.resting.count()
+    }
+
+    /// The names of all accounts, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.by_name.keys().map(|name| &**name).chain(self.resting.iter().map(Packed::name))
     }
 
     /// How many reservations hold something.
@@ -393,7 +400,7 @@ mod tests {
         for now_ns in 0..10_000 {
             let ask = Amount { nano_usd: 1, tokens: 1 };
             let span = Span { start_ns: now_ns / 10 * 10, end_ns: Some(now_ns / 10 * 10 + 10) };
-            let rule = Rule { limit_nano_usd: None, limit_tokens: None, span, warn_percent: 80, mode: Mode::Warn };
+            let rule = Rule { span, mode: Mode::Warn, ..Rule::default() };
             assert!(matches!(ledger.reserve(&[("a", rule)], ask, u64::MAX, now_ns), Ok(Outcome::Reserved(_))));
             ledger.post(now_ns + 1, ask, now_ns, "").unwrap();
         }

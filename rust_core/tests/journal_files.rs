@@ -19,6 +19,8 @@ const OPTIONS: Options = Options { fsync: Fsync::Never, most_waiting_bytes: 1 <<
 const RULE: Rule = Rule {
     limit_nano_usd: Some(1_000_000),
     limit_tokens: None,
+    lease_nano_usd: None,
+    lease_tokens: None,
     span: Span { start_ns: 0, end_ns: Some(1_000_000) },
     warn_percent: 80,
     mode: Mode::Refuse,

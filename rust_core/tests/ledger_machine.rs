@@ -144,8 +144,9 @@ impl Machine {
             };
             assert_eq!((balance.used, balance.pending), (expected.used, held));
             for unit in Unit::BOTH {
-                if let Some(limit) = self.rule.limit(unit).filter(|_| self.rule.mode == Mode::Refuse) {
-                    assert!(expected.used.of(unit) + held.of(unit) <= limit + expected.overshoot.of(unit));
+                let most = self.rule.limit(unit).into_iter().chain(self.rule.lease(unit)).min();
+                if let Some(most) = most.filter(|_| self.rule.mode == Mode::Refuse) {
+                    assert!(expected.used.of(unit) + held.of(unit) <= most + expected.overshoot.of(unit));
                 }
             }
         }
@@ -153,7 +154,7 @@ impl Machine {
 }
 
 fn machine(mode: Mode, every_ns: u64) -> Machine {
-    let rule = Rule { limit_nano_usd: Some(200), limit_tokens: Some(150), span: Span::default(), warn_percent: 80, mode };
+    let rule = Rule { limit_nano_usd: Some(200), limit_tokens: Some(150), mode, ..Rule::default() };
     let mut ledger = Ledger::new();
     ledger.keep_awake(1); // so that accounts are packed and unpacked all the time
     Machine { ledger, rule, every_ns, now_ns: 1000, made: HashMap::new(), accounts: Default::default() }
@@ -163,8 +164,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn without_windows_every_unit_is_accounted_for(operations in operations(), shadow in any::<bool>()) {
+    fn without_windows_every_unit_is_accounted_for(operations in operations(), shadow in any::<bool>(), lease in proptest::option::of(0u64..200)) {
         let mut machine = machine(if shadow { Mode::Shadow } else { Mode::Refuse }, 0);
+        machine.rule.lease_nano_usd = lease;
         for operation in &operations {
             machine.carry_out(operation);
             machine.check_balances();

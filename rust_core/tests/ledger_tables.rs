@@ -55,12 +55,14 @@ impl Shape {
 fn rule(line: &str) -> (String, Shape) {
     let mut words = line.split(' ').skip(1);
     let name = words.next().expect("a name").to_owned();
-    let rule = Rule { limit_nano_usd: None, limit_tokens: None, span: Span::default(), warn_percent: 80, mode: Mode::Refuse };
+    let rule = Rule::default();
     let mut shape = Shape { rule, every: 0, offset: 0 };
     for (key, value) in words.map(|pair| pair.split_once('=').expect("key=value")) {
         match key {
             "limit_nano_usd" => shape.rule.limit_nano_usd = Some(value.parse().unwrap()),
             "limit_tokens" => shape.rule.limit_tokens = Some(value.parse().unwrap()),
+            "lease_nano_usd" => shape.rule.lease_nano_usd = Some(value.parse().unwrap()),
+            "lease_tokens" => shape.rule.lease_tokens = Some(value.parse().unwrap()),
             "every" => shape.every = value.parse().unwrap(),
             "offset" => shape.offset = value.parse().unwrap(),
             "window" => {
@@ -89,11 +91,14 @@ fn carry_out(ledger: &mut Ledger, rules: &HashMap<String, Shape>, operation: &st
             let accounts: Vec<(&str, Rule)> = on.map(|(name, rule)| (name, rules[rule].at(number("at")))).collect();
             match ledger.reserve(&accounts, amount(), number("ttl"), number("at"))? {
                 Outcome::Reserved(made) => format!("reserved {}{}", made.id, warns(&made.warnings)),
-                Outcome::Denied(denial) if denial.reason != Reason::Limit => format!("denied {} {}", denial.account, denial.reason.name()),
+                Outcome::Denied(denial) if !matches!(denial.reason, Reason::Limit | Reason::Lease) => {
+                    format!("denied {} {}", denial.account, denial.reason.name())
+                }
                 Outcome::Denied(denial) => format!(
-                    "denied {} {} limit={} used={} pending={} asked={} resets={}",
+                    "denied {} {} {}={} used={} pending={} asked={} resets={}",
                     denial.account,
                     denial.unit.name(),
+                    denial.reason.name(),
                     denial.limit,
                     denial.used,
                     denial.pending,

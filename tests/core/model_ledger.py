@@ -20,6 +20,12 @@ class ModelRule:
     window: tuple[int, int] | None = None
     warn_percent: int = 80
     mode: str = "refuse"
+    lease_nano_usd: int | None = None
+    lease_tokens: int | None = None
+
+    def lease(self, unit: str) -> int | None:
+        """What this process may use of a limit that it shares."""
+        return self.lease_nano_usd if unit == "nano_usd" else self.lease_tokens
 
     def limit(self, unit: str) -> int | None:
         """The limit of one unit."""
@@ -108,12 +114,15 @@ class ModelLedger:
                 if self.used(window, unit) + self.pending(window, unit) + ask[unit] > LARGEST:
                     raise ValueError("above the largest amount")
             reason, short = "limit", self._exceeded(rule, window, ask) if rule.mode == "refuse" else None
+            if short is None and rule.mode == "refuse":
+                reason, short = "lease", self._beyond_lease(rule, window, ask)
             if self.accounts[name].closed or name in self.frozen:
                 reason, short = "closed" if self.accounts[name].closed else "frozen", "nano_usd"
             if short:
-                window.refusals += 1
+                window.refusals += reason != "lease"
+                most = rule.lease(short) if reason == "lease" else self._limit(rule, window, short)
                 used, pending = self.used(window, short), self.pending(window, short)
-                return ("denied", name, reason, short, self._limit(rule, window, short) or 0, used, pending, ask[short], window.end_ns)
+                return ("denied", name, reason, short, most or 0, used, pending, ask[short], window.end_ns)
         for name, window in entered:
             window.refusals += self._exceeded(self.accounts[name].rule, window, ask) is not None
         self.reservations.append(ModelReservation(ask, now_ns + ttl_ns, entered))
@@ -256,6 +265,13 @@ class ModelLedger:
         for unit in UNITS:
             limit = self._limit(rule, window, unit)
             if limit is not None and ask[unit] and self.used(window, unit) + self.pending(window, unit) + ask[unit] > limit:
+                return unit
+        return None
+
+    def _beyond_lease(self, rule: ModelRule, window: ModelWindow, ask: dict[str, int]) -> str | None:
+        for unit in UNITS:
+            lease = rule.lease(unit)
+            if lease is not None and ask[unit] and self.used(window, unit) + self.pending(window, unit) + ask[unit] > lease:
                 return unit
         return None
 

@@ -16,6 +16,7 @@ from sidecar._core import Balance, Denial, Ledger, Posting, Reservation, Rule
 from tests.core.model_ledger import LARGEST, ModelLedger, ModelRule
 
 TABLES = Path(__file__).parent / "tables"
+_NUMBERS = ("limit_nano_usd", "limit_tokens", "lease_nano_usd", "lease_tokens", "warn_percent")
 
 # --- against the model ----------------------------------------------------------------------------------------------------------
 
@@ -24,6 +25,9 @@ NAMES = ("company", "tenant", "user")
 RULES: tuple[tuple[ModelRule, int, int], ...] = (
     (ModelRule(limit_nano_usd=100), 50, 0),
     (ModelRule(limit_nano_usd=100, limit_tokens=30, warn_percent=50), 50, 0),
+    (ModelRule(limit_nano_usd=100, limit_tokens=30, lease_nano_usd=60), 50, 0),
+    (ModelRule(limit_nano_usd=300, lease_nano_usd=150, lease_tokens=40), 50, 0),
+    (ModelRule(limit_nano_usd=100, lease_nano_usd=20, mode="warn"), 50, 0),
     (ModelRule(limit_nano_usd=300), 200, 70),
     (ModelRule(limit_tokens=40, mode="warn"), 50, 0),
     (ModelRule(limit_nano_usd=20, mode="shadow"), 0, 0),
@@ -170,9 +174,9 @@ def said(answer: object) -> str:
         case Reservation() as r:
             return f"reserved {r.id}" + warns(r.warnings)
         case Denial() as d:
-            if d.reason != "limit":
+            if d.reason not in ("limit", "lease"):
                 return f"denied {d.account} {d.reason}"
-            amounts = f"limit={d.limit} used={d.used} pending={d.pending} asked={d.asked}"
+            amounts = f"{d.reason}={d.limit} used={d.used} pending={d.pending} asked={d.asked}"
             return f"denied {d.account} {d.unit} {amounts} resets={or_never(d.resets_at_ns)}"
         case Posting() as p:
             overrun = f" overrun={p.overrun_nano_usd},{p.overrun_tokens}" if p.overrun_nano_usd or p.overrun_tokens else ""
@@ -192,7 +196,7 @@ def warns(accounts: list[str]) -> str:
 
 def rule_at(words: dict[str, str], now_ns: int) -> Rule:
     """The rule of a line "rule", with the window that the moment is in."""
-    given: dict[str, Any] = {key: int(value) for key, value in words.items() if key in ("limit_nano_usd", "limit_tokens", "warn_percent")}
+    given: dict[str, Any] = {key: int(value) for key, value in words.items() if key in _NUMBERS}
     window = window_of(now_ns, int(words.get("every", 0)), int(words.get("offset", 0)))
     if "window" in words:
         start, _, end = words["window"].partition("..")
@@ -315,6 +319,7 @@ def test_many_accounts_take_little_memory_and_are_restored_exactly() -> None:
     for tenant in range(most):
         assert isinstance(spend(tenant, tenant % 1000 + 1, tenant), Reservation)
     assert ledger.accounts() == most
+    assert sorted(ledger.names()) == sorted(f"tenant-{tenant}" for tenant in range(most))
     for tenant in range(0, most, 97):
         balance = ledger.balance(f"tenant-{tenant}", 10**6)
         assert balance is not None
@@ -359,6 +364,8 @@ def test_of_reservations_that_nobody_settles_the_latest_are_kept() -> None:
     [
         ({"limit_nano_usd": -1}, "limit_nano_usd: found -1, expected 0 to 9223372036854775807"),
         ({"limit_tokens": 2**63}, "limit_tokens: found 9223372036854775808, expected 0 to 9223372036854775807"),
+        ({"lease_nano_usd": -1}, "lease_nano_usd: found -1, expected 0 to 9223372036854775807"),
+        ({"lease_tokens": 2**63}, "lease_tokens: found 9223372036854775808, expected 0 to 9223372036854775807"),
         ({"window": (0, 2**63)}, r"window\[1\]: found 9223372036854775808, expected 1 to"),
         ({"window": (10, 10)}, r"window\[1\]: found 10, expected 11 to"),
         ({"window": (-1, 10)}, r"window\[0\]: found -1, expected 0 to"),
@@ -404,6 +411,8 @@ def test_values_are_frozen_and_rules_compare() -> None:
     assert rule_a == Rule(limit_nano_usd=5) != Rule(limit_nano_usd=6)
     assert len({rule_a, Rule(limit_nano_usd=5)}) == 1
     assert repr(rule_a) == "Rule(limit_nano_usd=5, limit_tokens=None, window=None, warn_percent=80, mode='refuse')"
+    assert repr(Rule(lease_tokens=5)).endswith("mode='refuse', lease_nano_usd=None, lease_tokens=5)")
+    assert Rule(lease_tokens=5) != Rule()
     assert repr(Rule(window=(7, 9))) == "Rule(limit_nano_usd=None, limit_tokens=None, window=(7, 9), warn_percent=80, mode='refuse')"
     assert (Rule(window=(7, 9)).window, Rule().window) == ((7, 9), None)
     for no_window in ("day", 5, (1,), (1, 2, 3)):

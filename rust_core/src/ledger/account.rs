@@ -100,13 +100,34 @@ impl Span {
 }
 
 /// A limit as settings give it, and the window it holds for.
+///
+/// Where several processes share the limit, the lease is what this one may use of it: used and pending together, whatever was topped up.
+/// It is never kept: it holds for the reservation that it comes with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
     pub limit_nano_usd: Option<u64>,
     pub limit_tokens: Option<u64>,
+    pub lease_nano_usd: Option<u64>,
+    pub lease_tokens: Option<u64>,
     pub span: Span,
     pub warn_percent: u8,
     pub mode: Mode,
+}
+
+impl Default for Rule {
+    /// No limit, for ever.
+    fn default() -> Rule {
+        let (none, span) = (None, Span::default());
+        Rule {
+            limit_nano_usd: none,
+            limit_tokens: none,
+            lease_nano_usd: none,
+            lease_tokens: none,
+            span,
+            warn_percent: 80,
+            mode: Mode::Refuse,
+        }
+    }
 }
 
 impl Rule {
@@ -114,6 +135,13 @@ impl Rule {
         match unit {
             Unit::NanoUsd => self.limit_nano_usd,
             Unit::Tokens => self.limit_tokens,
+        }
+    }
+
+    pub fn lease(&self, unit: Unit) -> Option<u64> {
+        match unit {
+            Unit::NanoUsd => self.lease_nano_usd,
+            Unit::Tokens => self.lease_tokens,
         }
     }
 
@@ -161,8 +189,17 @@ impl Window {
     /// The first unit in which `ask` does not fit under the limit. Asking nothing always fits: a model that costs nothing may
     /// answer where the money has run out.
     pub fn exceeded(&self, rule: &Rule, ask: Amount) -> Option<Unit> {
+        self.beyond(ask, |unit| self.limit(rule, unit))
+    }
+
+    /// The first unit in which `ask` does not fit into the lease, if the rule has one.
+    pub fn exceeds_lease(&self, rule: &Rule, ask: Amount) -> Option<Unit> {
+        self.beyond(ask, |unit| rule.lease(unit))
+    }
+
+    fn beyond(&self, ask: Amount, most: impl Fn(Unit) -> Option<u64>) -> Option<Unit> {
         let held = self.total();
-        let fits = |unit| self.limit(rule, unit).is_none_or(|limit| ask.of(unit) <= limit.saturating_sub(held.of(unit)));
+        let fits = |unit| most(unit).is_none_or(|most| ask.of(unit) <= most.saturating_sub(held.of(unit)));
         Unit::BOTH.into_iter().find(|unit| ask.of(*unit) > 0 && !fits(*unit))
     }
 

@@ -79,6 +79,8 @@ pub struct Reservation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     Limit,
+    /// It may fit under the limit, yet not into what this process may use of it.
+    Lease,
     Frozen,
     Closed,
 }
@@ -87,6 +89,7 @@ impl Reason {
     pub fn name(self) -> &'static str {
         match self {
             Reason::Limit => "limit",
+            Reason::Lease => "lease",
             Reason::Frozen => "frozen",
             Reason::Closed => "closed",
         }
@@ -152,7 +155,7 @@ pub fn denial(account: &Account, reason: Reason, unit: Unit, ask: Amount) -> Den
         account: account.name.to_string(),
         reason,
         unit,
-        limit: window.limit(&account.rule, unit).unwrap_or(0),
+        limit: if reason == Reason::Lease { account.rule.lease(unit) } else { window.limit(&account.rule, unit) }.unwrap_or(0),
         used: window.used.of(unit),
         pending: window.pending.of(unit),
         asked: ask.of(unit),

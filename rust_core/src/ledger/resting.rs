@@ -75,7 +75,7 @@ fn read(bytes: &[u8], serial: u64) -> Result<(&str, Rule, Window), Malformed> {
         _ => return Err(Malformed("an unknown mode")),
     };
     from.end()?;
-    let rule = Rule { limit_nano_usd, limit_tokens, span, warn_percent, mode };
+    let rule = Rule { limit_nano_usd, limit_tokens, span, warn_percent, mode, ..Rule::default() };
     let warned = flags & WARNED != 0;
     Ok((name, rule, Window { serial, span, used, pending: Amount::default(), topped_up, holds: 0, overruns, refusals, warned }))
 }

@@ -23,19 +23,26 @@ pub struct Rule(ledger::Rule);
 impl Rule {
     #[new]
     #[pyo3(
-        signature = (*, limit_nano_usd=None, limit_tokens=None, window=None, warn_percent=None, mode="refuse"),
-        text_signature = "(*, limit_nano_usd=None, limit_tokens=None, window=None, warn_percent=80, mode='refuse')"
+        signature = (*, limit_nano_usd=None, limit_tokens=None, window=None, warn_percent=None, mode="refuse",
+            lease_nano_usd=None, lease_tokens=None),
+        text_signature = "(*, limit_nano_usd=None, limit_tokens=None, window=None, warn_percent=80, mode='refuse', \
+            lease_nano_usd=None, lease_tokens=None)"
     )]
+    #[allow(clippy::too_many_arguments)]
     fn new(
         limit_nano_usd: Option<&Bound<'_, PyAny>>,
         limit_tokens: Option<&Bound<'_, PyAny>>,
         window: Option<&Bound<'_, PyAny>>,
         warn_percent: Option<&Bound<'_, PyAny>>,
         mode: &str,
+        lease_nano_usd: Option<&Bound<'_, PyAny>>,
+        lease_tokens: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Rule> {
         Ok(Rule(ledger::Rule {
             limit_nano_usd: whole_or_none("limit_nano_usd", limit_nano_usd, 0, MAX_AMOUNT)?,
             limit_tokens: whole_or_none("limit_tokens", limit_tokens, 0, MAX_AMOUNT)?,
+            lease_nano_usd: whole_or_none("lease_nano_usd", lease_nano_usd, 0, MAX_AMOUNT)?,
+            lease_tokens: whole_or_none("lease_tokens", lease_tokens, 0, MAX_AMOUNT)?,
             span: window.map_or(Ok(Span::default()), span)?,
             warn_percent: whole_or_none("warn_percent", warn_percent, 1, 100)?.unwrap_or(80) as u8,
             mode: match mode {
@@ -58,6 +65,16 @@ impl Rule {
     }
 
     #[getter]
+    fn lease_nano_usd(&self) -> Option<u64> {
+        self.0.lease_nano_usd
+    }
+
+    #[getter]
+    fn lease_tokens(&self) -> Option<u64> {
+        self.0.lease_tokens
+    }
+
+    #[getter]
     fn window(&self) -> Option<(u64, u64)> {
         self.0.span.end_ns.map(|end_ns| (self.0.span.start_ns, end_ns))
     }
@@ -75,8 +92,13 @@ impl Rule {
     fn __repr__(&self) -> String {
         let limit = |limit: Option<u64>| limit.map_or("None".to_owned(), |limit| limit.to_string());
         let window = self.window().map_or("None".to_owned(), |(start_ns, end_ns)| format!("({start_ns}, {end_ns})"));
+        let leases = (self.0.lease_nano_usd, self.0.lease_tokens);
+        let lease = match leases {
+            (None, None) => String::new(),
+            (nano_usd, tokens) => format!(", lease_nano_usd={}, lease_tokens={}", limit(nano_usd), limit(tokens)),
+        };
         format!(
-            "Rule(limit_nano_usd={}, limit_tokens={}, window={window}, warn_percent={}, mode='{}')",
+            "Rule(limit_nano_usd={}, limit_tokens={}, window={window}, warn_percent={}, mode='{}'{lease})",
             limit(self.0.limit_nano_usd),
             limit(self.0.limit_tokens),
             self.0.warn_percent,
@@ -322,6 +344,10 @@ impl Ledger {
 
     fn accounts(&self) -> usize {
         self.lock().accounts()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.lock().names().map(str::to_owned).collect()
     }
 
     fn pending(&self) -> usize {
