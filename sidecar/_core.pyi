@@ -323,6 +323,8 @@ class Breaker:
     ) -> Breaker: ...
     def permit(self, now_ns: int) -> int | Refusal:
         """A permit (a number that counts upwards, from 1), or until when there is none."""
+    def shorten(self, until_ns: int) -> None:
+        """An open breaker's pause ends at `until_ns` at the latest: whoever asks then is a trial. Nothing else is changed."""
     def success(self, permit: int, now_ns: int) -> None: ...
     def failure(self, permit: int, now_ns: int, open_for_ns: int | None = None) -> None:
         """The call failed. `open_for_ns` opens at once and for that long, as a provider's Retry-After asks for."""

@@ -72,6 +72,7 @@ class Try:
         self._answer = Answer()
         self._vectors: Vectors | None = None
         self._asked_at = 0.0
+        self.opened = False  # it was the failure too many for its breaker
 
     async def run(self) -> None:
         """Ask, and return when the whole answer has come and gone on.
@@ -117,7 +118,7 @@ class Try:
                 breaker.success(permit, end_ns)
                 engine.endpoints.succeeded(candidate)
             elif outcome is not None and counts_against(outcome):
-                breaker.failure(permit, end_ns, self._open_for_ns(outcome))
+                self.opened = breaker.failure(permit, end_ns, self._open_for_ns(outcome))
             else:
                 breaker.ignore(permit, end_ns)
             self._record(outcome, ended, asked_ns, end_ns, quota)
@@ -259,7 +260,8 @@ class Try:
                 await candidate.provider.generate(_written(call, candidate, request), emit)
         except TimeoutError:
             ended = now() + _GRAIN_S
-            raise self._too_slow(ended - began, ended >= share, begun=begun, headed=headed, is_whole=ended >= whole) from None
+            is_shared = ended >= share and (send is None or not begun)
+            raise self._too_slow(ended - began, is_shared, begun=begun, headed=headed, is_whole=ended >= whole) from None
         answer.prove(candidate.model.provider, may_be_empty=bool(request.stop))
         if strict and answer.finish not in _NO_ANSWER and call.response_format is not None and call.response_format.schema is not None:
             schemas.require_fit(answer.text, call.response_format.schema, candidate.model.id)

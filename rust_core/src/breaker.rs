@@ -253,6 +253,13 @@ impl Breaker {
         Ok(self.give())
     }
 
+    /// An open breaker's pause ends at `until_ns` at the latest: whoever asks then is a trial. Nothing else is changed.
+    pub fn shorten(&mut self, until_ns: u64) {
+        if let Phase::Open { until_ns: until } = &mut self.phase {
+            *until = until_ns.min(*until);
+        }
+    }
+
     /// The call went well: failures in a row and a hint end, a ramp widens; in half_open the breaker closes when all trials have.
     pub fn success(&mut self, permit: u64, now_ns: u64) -> Result<(), NeverGiven> {
         self.advance(now_ns);

@@ -15,6 +15,7 @@ enum Operation {
     Failure(usize, Option<u64>),
     Ignore(usize),
     Hint,
+    Shorten(u64),
     Wait(u64),
     StepBack(u64),
 }
@@ -26,6 +27,7 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
         3 => (0usize..6, proptest::option::weighted(0.2, 0u64..200)).prop_map(|(at, long)| Operation::Failure(at, long)),
         1 => (0usize..6).prop_map(Operation::Ignore),
         1 => Just(Operation::Hint),
+        1 => (0u64..120).prop_map(Operation::Shorten),
         2 => prop_oneof![4 => 0u64..120, 1 => Just(RAMP_STEP_NS)].prop_map(Operation::Wait),
         1 => (0u64..120).prop_map(Operation::StepBack),
     ];
@@ -75,7 +77,7 @@ proptest! {
             let is_told = match operation {
                 Operation::Permit | Operation::Hint => true,
                 Operation::Success(at) | Operation::Failure(at, _) | Operation::Ignore(at) => at < out.len(),
-                Operation::Wait(_) | Operation::StepBack(_) => false,
+                Operation::Wait(_) | Operation::StepBack(_) | Operation::Shorten(_) => false,
             };
             latest_ns = if is_told { latest_ns.max(now_ns) } else { latest_ns };
             let (before, generation) = (breaker.state(now_ns), breaker.generation());
@@ -86,6 +88,19 @@ proptest! {
                     breaker.hint(now_ns);
                     period.hinted |= before == State::Closed;
                     prop_assert_eq!((before, generation), (breaker.state(now_ns), breaker.generation()));
+                }
+                Operation::Shorten(left_ns) => {
+                    let until_ns = now_ns + left_ns;
+                    let due_ns = breaker.retry_at_ns(now_ns);
+                    breaker.shorten(until_ns);
+                    prop_assert_eq!(generation, breaker.generation());
+                    if let Some(due_ns) = due_ns {
+                        let first_ns = due_ns.min(until_ns);
+                        prop_assert_eq!(breaker.state(first_ns), State::HalfOpen);
+                        prop_assert!(first_ns <= latest_ns + 1 || breaker.state(first_ns - 1) == State::Open);
+                    } else {
+                        prop_assert_eq!(before, breaker.state(now_ns));
+                    }
                 }
                 Operation::Permit => {
                     let answer = breaker.permit(now_ns);

@@ -102,14 +102,23 @@ class TargetBreaker:
         if self._core.generation != self._generation:
             self._changed("closed", now_ns)
 
-    def failure(self, permit: int, now_ns: int, open_for_ns: int | None = None) -> None:
-        """The call failed. `open_for_ns` opens at once and for that long, as a provider's Retry-After asks for."""
+    def failure(self, permit: int, now_ns: int, open_for_ns: int | None = None) -> bool:
+        """The call failed. `open_for_ns` opens at once and for that long, as a provider's Retry-After asks for.
+
+        Returns whether it was the one failure too many; not so where the provider asked for a pause, or a trial failed.
+        """
         if self._is_off:
             self._core.ignore(permit, now_ns)
-            return
+            return False
         self._core.failure(permit, now_ns, open_for_ns)
-        if self._core.generation != self._generation:
-            self._changed("open", now_ns)
+        if self._core.generation == self._generation:
+            return False
+        self._changed("open", now_ns)
+        return self._core.why in ("failures", "rate")
+
+    def shorten(self, until_ns: int) -> None:
+        """Where it is open, let a trial through at `until_ns` at the latest."""
+        self._core.shorten(until_ns)
 
     def ignore(self, permit: int, now_ns: int) -> None:
         """The outcome says nothing about the provider."""

@@ -57,11 +57,12 @@ async def attempt(engine: Engine, call: Call) -> None:
 class _Turn:
     """A candidate waiting for its next try."""
 
-    __slots__ = ("candidate", "is_tried", "looks", "not_before", "retries", "share_until")
+    __slots__ = ("candidate", "is_tried", "looks", "not_before", "opened", "retries", "share_until")
 
     def __init__(self, candidate: Candidate) -> None:
         self.candidate = candidate
         self.is_tried = False
+        self.opened = False  # by its latest try's failure: the breaker
         self.looks = 0
         self.retries = 0
         self.not_before = 0.0
@@ -81,9 +82,11 @@ async def _ask(engine: Engine, call: Call, turns: list[_Turn]) -> list[_Failed]:
     _begin(engine, call, turn)
     if after_s is not None:
         return await _race(engine, call, turn, turns, after_s)
+    one = Try(engine, call, turn.candidate, _until(turn, turns))
     try:
-        await Try(engine, call, turn.candidate, _until(turn, turns)).run()
+        await one.run()
     except SidecarError as error:
+        turn.opened = one.opened
         return [(turn, error)]
     return []
 
@@ -117,8 +120,13 @@ def _again(engine: Engine, call: Call, turn: _Turn, turns: list[_Turn], rule: Ru
     pause = wait_ms(rule, error, turn.retries, engine.random) / 1000
     if not _fits(call, now, pause) or now + pause + _LEAST_LEFT_S > _until(turn, turns):
         return False
-    if not _lets_through(engine, call, turn.candidate, pause) or not engine.retries.take(turn.candidate.model.provider, engine.clock_ns()):
+    is_open = not _lets_through(engine, call, turn.candidate, pause)
+    if is_open and (turns or not turn.opened):
         return False
+    if not engine.retries.take(turn.candidate.model.provider, engine.clock_ns()):
+        return False
+    if is_open:  # nobody else can answer: the retry that the table still allows is the breaker's trial
+        engine.breakers.of(call.service, turn.candidate.target).shorten(int((now + pause) * 1e9))
     turn.not_before = now + pause
     turn.retries += 1
     turns.insert(len(turns) if rule.others_first or call.sent else 0, turn)

@@ -52,6 +52,10 @@ class ModelBreaker:
         self.permits.append(ModelPermit(self.period))
         return len(self.permits)
 
+    def shorten(self, until_ns: int) -> None:
+        if self.phase == "open":
+            self.until_ns = min(self.until_ns, until_ns)
+
     def _out(self) -> int:
         return sum(p.period == self.period and p.state == "out" for p in self.permits)
 

@@ -85,6 +85,11 @@ class BreakerMachine(RuleBasedStateMachine):
         self.breaker.hint(self.now_ns)
         self.model.hint(self.now_ns)
 
+    @rule(by=st.integers(-150, 150))
+    def shorten(self, by: int) -> None:
+        self.breaker.shorten(max(0, self.now_ns + by))
+        self.model.shorten(max(0, self.now_ns + by))
+
     @rule(back=st.integers(-1, 6), outcome=st.sampled_from(["success", "success", "failure", "failure", "ignore"]))
     def report(self, back: int, outcome: str) -> None:
         self.both(back, outcome)

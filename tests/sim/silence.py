@@ -18,11 +18,18 @@ def _limits_s(one, timeouts):
     def limit(name):
         return ((getattr(node, name, None) if node is not None else None) or getattr(timeouts, name)) / 1000
 
-    share = (caller.began_at + caller.deadline_s - one.began) * timeouts.first_share
+    # All tries of one candidate have one share, which begins with the first of them.
+    first_at = next(other.began for other in caller.ones if other.target == one.target)
+    share = first_at + (caller.began_at + caller.deadline_s - first_at) * timeouts.first_share - one.began
+    asked = {other.target for other in caller.ones if other.began <= one.began}
+    if all(candidate.target in asked for candidate in caller.call.candidates):
+        share = inf  # nobody is left who would need it
     if caller.call.send is None:
         return one.began, limit("answer_ms"), share
     if one.has_begun:
-        return one.heard_at, limit("idle_ms"), inf
+        strict = caller.call.response_format is not None and caller.call.response_format.strict
+        is_held = strict or caller.on_cut == "hold"  # and can still be mended
+        return one.heard_at, limit("idle_ms"), share + one.began - one.heard_at if is_held else inf
     first = min(limit("first_token_ms"), limit("stream_ms"))
     return one.began, first if one.has_head else min(first, limit("headers_ms")), share
 
@@ -50,6 +57,10 @@ def was_hurried(one, timeouts):
     since, limit_s, share_s = _limits_s(one, timeouts)
     waited_s = one.ended - since
     blame_s = timeouts.blame_ms / 1000
-    if one.has_begun or share_s > limit_s + _NEAR_S or waited_s > blame_s + _NEAR_S:
+    if share_s > limit_s + _NEAR_S or waited_s > share_s + _NEAR_S:
+        return False  # it went on beyond the share: nobody was left to whom that would have gone
+    if one.has_begun:
+        return True if share_s < limit_s - _NEAR_S else None
+    if waited_s > blame_s + _NEAR_S:
         return False
     return True if waited_s < min(limit_s, blame_s) - _NEAR_S else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from copy import copy
 from datetime import date
 from typing import get_args
 
@@ -44,7 +45,7 @@ class FakeProvider:
         try:
             for step in script:
                 if isinstance(step, Exception):
-                    raise step
+                    raise copy(step)  # the call writes into what it is told
                 if isinstance(step, float | int):
                     await asyncio.sleep(step)
                 else:
@@ -59,7 +60,7 @@ class FakeProvider:
         self.asks.append(ask)
         step = self.scripts[min(len(self.asks), len(self.scripts)) - 1][0]
         if isinstance(step, Exception):
-            raise step
+            raise copy(step)  # the call writes into what it is told
         return Vectors(step, Usage(3))
 
     async def close(self):

@@ -67,6 +67,11 @@ impl Breaker {
         })
     }
 
+    fn shorten(&self, until_ns: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.lock().shorten(whole("until_ns", until_ns, 0, u64::MAX)?);
+        Ok(())
+    }
+
     fn success(&self, permit: &Bound<'_, PyAny>, now_ns: &Bound<'_, PyAny>) -> PyResult<()> {
         let (permit, now_ns) = (number(permit)?, now(now_ns)?);
         self.lock().success(permit, now_ns).map_err(raised)

@@ -49,6 +49,28 @@ async def test_weaver_never_waits():
     assert bench.engine.breakers.of("weaver", "openai/gpt-4o").state(bench.engine.clock_ns()) == "closed"
 
 
+@pytest.mark.parametrize(("failures", "tries"), [(3, 4), (4, 4)])
+async def test_where_nobody_stands_in_the_last_retry_is_the_trial_of_the_breaker(failures, tries):
+    bench = alone([(DOWN,)] * failures + [(Chunk(text="a"), DONE)])
+    breaker = bench.engine.breakers.of("core", "openai/gpt-4o")
+    if failures < tries:
+        assert (await bench.run()).answer.text == "a"
+        assert breaker.state(bench.engine.clock_ns()) == "closed"
+    else:
+        with pytest.raises(errors.ProviderUnavailable):
+            await bench.run()
+        with pytest.raises(errors.ProviderUnavailable, match="not asked for a while"):
+            await bench.run()
+    assert len(bench.openai.asks) == tries
+
+
+async def test_only_the_call_that_opened_the_breaker_is_its_early_trial():
+    bench = alone([(0.1, DOWN)])
+    results = await asyncio.gather(*(bench.run() for _ in range(20)), return_exceptions=True)
+    assert all(isinstance(r, errors.ProviderUnavailable) for r in results)
+    assert len(bench.openai.asks) == 20 + 1  # the first tries were under way together
+
+
 async def test_budget_of_retries_belongs_to_the_provider():
     bench = alone(
         [(DOWN,)],
