@@ -49,6 +49,7 @@ from sidecar.pipeline import run
 from sidecar.policies.admission import Admission
 from sidecar.policies.breakers import Breakers, Change
 from sidecar.policies.budgets import Budgets
+from sidecar.policies.cache_flights import Flights
 from sidecar.policies.degradation import Degradations
 from sidecar.policies.endpoints import Endpoints
 from sidecar.policies.health import Health
@@ -302,7 +303,8 @@ def make_engine(
         latencies=Latencies(),
         quotas=Quotas(),
         admission=admission,
-        answers=Answers(),
+        answers=Answers(settings.cache, wall_ns),
+        flights=Flights(),
         user_preferences=UserPreferences(),
         usage=UsageLog(settings, wall_ns),
         degradations=Degradations(settings),

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 if TYPE_CHECKING:
     from sidecar.answer import Answer
+    from sidecar.caching import Caching
     from sidecar.catalog import Model, Node
     from sidecar.counting import Size
     from sidecar.errors import SidecarError
@@ -159,6 +160,8 @@ class EmbedRequest(Struct, frozen=True):
     model: str = ""
     dimensions: int | None = None
     provider_options: Mapping[str, Any] = {}
+    cache_mode: str = ""
+    cache_max_age_ms: int | None = None
 
 
 class GenerateAsk(Struct, frozen=True):
@@ -299,6 +302,18 @@ class Tried(Struct, frozen=True, gc=False):
     nano_usd: int
 
 
+class Recalled(Struct, frozen=True, gc=False):
+    """How a call was answered without asking anybody. `joined`: it waited for an identical call that was under way."""
+
+    kind: Literal["exact", "semantic", "stale"]
+    similarity: float
+    score: float  # the verifier's, 0 to 1; 1 for the same question
+    age_ns: int
+    source: str  # the id of the call that made the answer
+    saved_nano_usd: int  # what the answer had cost there
+    joined: bool = False
+
+
 class Start(Struct, frozen=True):
     """Who answers; sent on before the first piece. `restart` names the error that ended an answer the caller has seen part of."""
 
@@ -323,6 +338,7 @@ class Call:
         "arrived",
         "attempts",
         "begun",
+        "caching",
         "candidates",
         "complexity",
         "deadline",
@@ -341,7 +357,7 @@ class Call:
         "notices",
         "operation",
         "plan",
-        "recalled_age_ns",
+        "recalled",
         "request",
         "reservation",
         "response_format",
@@ -401,8 +417,9 @@ class Call:
         self.complexity: Complexity = ""  # what was said or estimated, where it chose something
         self.candidates: tuple[Candidate, ...] = ()
         self.skipped: tuple[Skipped, ...] = ()
-        # recall
-        self.recalled_age_ns: int | None = None
+        # recall; where every model has failed, the stage `stale`
+        self.caching: Caching | None = None
+        self.recalled: Recalled | None = None
         # reserve
         self.reservation: int | None = None
         self.max_nano_usd = 0

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sidecar.policies.admission import Admission
     from sidecar.policies.breakers import Breakers
     from sidecar.policies.budgets import Budgets
+    from sidecar.policies.cache_flights import Flights
     from sidecar.policies.degradation import Degradations
     from sidecar.policies.endpoints import Endpoints
     from sidecar.policies.health import Health
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from sidecar.policies.retries import Retries
     from sidecar.providers import Provider
     from sidecar.settings import Settings
-    from sidecar.store.answers import Answers
+    from sidecar.store.answers import Answers, Found
     from sidecar.store.preferences import UserPreferences
     from sidecar.store.usage import UsageLog
 
@@ -49,6 +50,7 @@ class Engine(Struct, frozen=True):
     quotas: Quotas
     admission: Admission
     answers: Answers
+    flights: Flights[Found]
     user_preferences: UserPreferences
     usage: UsageLog
     degradations: Degradations

@@ -8,9 +8,14 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, settings
 
 from tests.fakes.running import MODELS, Sidecar, model_row, provider_tables, start
 from tests.fakes.upstream import Upstream
+
+# How fast a machine is, is no matter for a test to fail on.
+settings.register_profile("any_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any_machine")
 
 ONE_LOOP = ("flow", "e2e", "clients")  # tests that share one sidecar share one event loop too
 

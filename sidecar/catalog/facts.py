@@ -8,6 +8,7 @@ from typing import Literal
 from msgspec import Struct
 
 from sidecar.call import Feature, Usage
+from sidecar.settings.caching import NodeCache
 
 
 class Prices(Struct, frozen=True, gc=False):
@@ -122,6 +123,7 @@ class Node(Struct, frozen=True):
     hedge: bool = False
     hedge_after_ms: int | None = None  # None: the first candidate's own p95
     complexity: Literal["", "low", "medium", "high", "estimate"] = ""  # of a call that does not say
+    cache: NodeCache = NodeCache()
     is_listed: bool = True
 
 

@@ -15,6 +15,7 @@ from sidecar.catalog.lookup import OPEN_KINDS, UNLISTED_CONTEXT_TOKENS, UNLISTED
 from sidecar.catalog.pricing import estimated, half_priced, prices_of, unpriced
 from sidecar.errors import SettingsError, UnknownModel
 from sidecar.settings import ModelRow, NodeRow, Settings
+from sidecar.settings.caching import NodeCache
 from sidecar.settings.reading import Source, nearest, read, shown
 
 Row = TypeVar("Row", ModelRow, NodeRow)
@@ -169,6 +170,7 @@ def _nodes(shipped: Mapping[str, Mapping[str, NodeRow]], own: Mapping[str, Mappi
                     hedge=row.hedge is True,
                     hedge_after_ms=row.hedge_after_ms,
                     complexity=row.complexity or "",
+                    cache=row.cache or NodeCache(),
                 ),
             )
 

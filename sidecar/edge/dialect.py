@@ -22,7 +22,7 @@ from sidecar.edge.http import Door, decoded
 from sidecar.edge.http_errors import Failure
 from sidecar.edge.http_native import read
 from sidecar.edge.sse import Frames
-from sidecar.edge.wire import FINISHES, embed_request, generate_request
+from sidecar.edge.wire import FINISHES, KINDS, embed_request, generate_request
 from sidecar.errors import InvalidRequest, RequestError, SidecarError
 from sidecar.policies.quotas import Standing
 from sidecar.v1 import llm_pb2 as pb
@@ -31,7 +31,7 @@ S = TypeVar("S", bound=Struct)
 
 ANY_MODEL = ("", "auto", "sidecar")  # names of no model: the policy chooses
 _VENDOR = ("caller", "cache", "on_cut", "idempotency_key", "prompt_ref", "provider_options", "complexity")
-_VENDOR_EMBED = ("caller", "provider_options")
+_VENDOR_EMBED = ("caller", "cache", "provider_options")
 _PLACE = re.compile(r" - at `\$\.?(.*?)`$")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
 _MISSING = re.compile(r"Object missing required field `(.*)`")
@@ -121,7 +121,12 @@ def _extra(value: Any, *, embed: bool) -> GenerateRequest:
     try:
         if embed:
             own = embed_request(read(msgspec.json.encode(value), pb.EmbedRequest()))
-            return GenerateRequest(caller=own.caller, provider_options=own.provider_options)
+            return GenerateRequest(
+                caller=own.caller,
+                provider_options=own.provider_options,
+                cache_mode=own.cache_mode,
+                cache_max_age_ms=own.cache_max_age_ms,
+            )
         return generate_request(read(msgspec.json.encode(value), pb.GenerateRequest()))
     except RequestError as error:
         error.field = f"sidecar.{error.field}" if error.field else "sidecar"
@@ -238,8 +243,16 @@ def facts(call: Call, now: float) -> dict[str, Any]:
     }
     found["cost"] = cost
     found["cache"] = {"kind": "KIND_NONE"}
-    if call.recalled_age_ns is not None:
-        found["cache"] = {"kind": "KIND_EXACT", "age_ms": call.recalled_age_ns // 1_000_000}
+    if (how := call.recalled) is not None:
+        found["cache"] = {
+            "kind": pb.CacheResult.Kind.Name(KINDS[how.kind]),
+            "similarity": how.similarity,
+            "score": how.score,
+            "age_ms": how.age_ns // 1_000_000,
+            "source_call_id": how.source,
+            "saved_nano_usd": how.saved_nano_usd,
+            "joined": how.joined,
+        }
     found["total_ms"] = round((now - call.arrived) * 1000)
     if call.first_piece is not None:
         found["first_token_ms"] = round((call.first_piece - call.arrived) * 1000)
@@ -265,7 +278,7 @@ def headers(call: Call, *, is_over: bool) -> dict[str, str]:
         found["x-sidecar-provider"] = model.provider
         found["x-sidecar-model"] = quote(model.id, safe="/:@#._-+ ")
         found["x-sidecar-fallback"] = "true" if call.served.fallback else "false"
-        found["x-sidecar-cache"] = "exact" if call.recalled_age_ns is not None else "none"
+        found["x-sidecar-cache"] = call.recalled.kind if call.recalled is not None else "none"
     if is_over:
         found["x-sidecar-cost-nano-usd"] = str(call.nano_usd)
     return found

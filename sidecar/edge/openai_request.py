@@ -282,7 +282,9 @@ def embeddings(body: bytes, *, may_pass: bool) -> tuple[EmbedRequest, str]:
         raise InvalidRequest(f"encoding_format is {said.encoding_format[:40]!r}; expected float or base64", field="encoding_format")
     inputs = (said.input,) if isinstance(said.input, str) else tuple(said.input)
     caller = asked.caller(said.user, {})
-    return EmbedRequest(caller, inputs, model_of(said.model), said.dimensions, asked.options), said.encoding_format
+    own = asked.extra
+    asks = EmbedRequest(caller, inputs, model_of(said.model), said.dimensions, asked.options, own.cache_mode, own.cache_max_age_ms)
+    return asks, said.encoding_format
 
 
 def _limit(said: _Chat) -> int | None:

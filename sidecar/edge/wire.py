@@ -23,6 +23,7 @@ from sidecar.call import (
     Image,
     Message,
     Part,
+    Recalled,
     ResponseFormat,
     Role,
     Start,
@@ -51,6 +52,8 @@ FINISHES: dict[Finish, pb.FinishReason.ValueType] = {
     "refusal": pb.FINISH_REASON_REFUSAL,
 }
 
+KINDS = {"exact": pb.CacheResult.KIND_EXACT, "semantic": pb.CacheResult.KIND_SEMANTIC, "stale": pb.CacheResult.KIND_STALE}
+
 
 # --- in -------------------------------------------------------------------------------------------------------------------------
 
@@ -61,11 +64,7 @@ def generate_request(message: pb.GenerateRequest) -> GenerateRequest:
     caller = _caller(message.caller) if has("caller") else NOBODY
     messages = message.messages
     tools = message.tools
-    cache_mode, max_age_ms = "", None
-    if has("cache"):
-        cache_mode = _known(_CACHE_MODES, message.cache.mode, "cache.mode")
-        if message.cache.HasField("max_age"):
-            max_age_ms = message.cache.max_age.ToMilliseconds()
+    cache_mode, max_age_ms = _cache(message.cache) if has("cache") else ("", None)
     return GenerateRequest(
         caller,
         message.prompt,
@@ -98,7 +97,13 @@ def embed_request(message: pb.EmbedRequest) -> EmbedRequest:
         message.model,
         message.dimensions if message.HasField("dimensions") else None,
         options(message.provider_options) if message.HasField("provider_options") else {},
+        *(_cache(message.cache) if message.HasField("cache") else ()),
     )
+
+
+def _cache(policy: pb.CachePolicy) -> tuple[str, int | None]:
+    mode: str = _known(_CACHE_MODES, policy.mode, "cache.mode")
+    return mode, policy.max_age.ToMilliseconds() if policy.HasField("max_age") else None
 
 
 def options(struct: ProtoStruct) -> dict[str, Any]:
@@ -213,10 +218,8 @@ def generate_response(call: Call, now: float, *, with_text: bool) -> pb.Generate
     _account(response, call, served, now)
     if answer.head is not None and answer.head.request_id:
         response.provider_request_id = answer.head.request_id
-    if call.recalled_age_ns is not None:
-        cache = response.cache
-        cache.kind, cache.similarity = pb.CacheResult.KIND_EXACT, 1.0
-        _set(cache.age, call.recalled_age_ns / 1e9)
+    if call.recalled is not None:
+        _recalled(response.cache, call.recalled)
     else:
         response.cache.kind = pb.CacheResult.KIND_NONE
     if with_text:
@@ -226,6 +229,12 @@ def generate_response(call: Call, now: float, *, with_text: bool) -> pb.Generate
     if answer.finish == "tool_calls" or answer.tool_calls:
         response.tool_calls.extend(tool_call_messages(answer))
     return response
+
+
+def _recalled(cache: pb.CacheResult, how: Recalled) -> None:
+    cache.kind, cache.similarity, cache.score = KINDS[how.kind], how.similarity, how.score
+    _set(cache.age, how.age_ns / 1e9)
+    cache.source_call_id, cache.saved_nano_usd, cache.joined = how.source, how.saved_nano_usd, how.joined
 
 
 def embed_response(call: Call, now: float) -> pb.EmbedResponse:

@@ -119,8 +119,9 @@ def _line(call: Call, duration_s: float, unix_s: float, *, content: bool) -> byt
         line["estimated"] = True
     if served is not None and served.fallback:
         line["fallback"] = True
-    if call.recalled_age_ns is not None:
-        line["cache"] = "exact"
+    if call.recalled is not None:
+        line["cache"], line["cache_source"] = call.recalled.kind, call.recalled.source
+        line["saved_nano_usd"] = call.recalled.saved_nano_usd
     if len(call.attempts) > 1 or error is not None:
         line["attempts"] = [f"{t.candidate.model.id}: {t.outcome}" for t in call.attempts]
     if content:

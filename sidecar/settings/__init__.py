@@ -14,6 +14,7 @@
     [tls]               certificate of both doors, and of whom they let in
     [auth]              tokens of callers and operators             SIDECAR_AUTH__TOKENS__ORACLE__SHA256=...
     [journal]           how safely spending is kept in server.data_dir   SIDECAR_JOURNAL__FSYNC=interval
+    [cache]             what is remembered of answers, and where; one node's is [nodes.SERVICE.NODE.cache]: see `caching.py`
     [usage]             the usage log: for how long, which days, a PostgreSQL that pods share
     [catalog] [timeouts] [limits] [admission] [health] [redis] [logging] [tracing]
 
@@ -37,6 +38,7 @@ from msgspec.structs import replace
 from sidecar.call import Feature
 from sidecar.errors import SettingsError
 from sidecar.settings import variables
+from sidecar.settings.caching import CacheSettings, NodeCache
 from sidecar.settings.checks import check, open_doors
 from sidecar.settings.reading import NanoUsd, PicoUsdPerToken, Source, dotted, read
 
@@ -122,7 +124,8 @@ class Http(Struct, frozen=True):
     idle_ms: Milliseconds = 75_000  # a connection without a request
     max_header_bytes: Annotated[int, Meta(ge=1024, le=1_048_576)] = 16_384  # a request's line, and each of its headers
     max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 4_096
-    unknown_parameters: Literal["refuse", "pass"] = "refuse"  # of OpenAI's and Anthropic's requests; pass: handed to the provider as they are
+    # Of OpenAI's and Anthropic's requests; pass: handed to the provider as they are.
+    unknown_parameters: Literal["refuse", "pass"] = "refuse"
 
 
 class Tls(Struct, frozen=True):
@@ -310,6 +313,7 @@ class NodeRow(Struct, frozen=True):
     hedge_after_ms: Milliseconds | None = None  # silent for so long; None: for the first candidate's own p95, once that is known
     complexity: Literal["", "low", "medium", "high", "estimate"] | None = None  # of calls that do not say; None or "": it chooses nothing
     degradation: Degradation | None = None
+    cache: NodeCache | None = None
 
 
 class OverRow(Struct, frozen=True):
@@ -532,6 +536,7 @@ class Tables(Struct, frozen=True):
     health: Health = Health()
     redis: Redis = Redis()
     journal: Journal = Journal()
+    cache: CacheSettings = CacheSettings()
     usage: UsageSettings = UsageSettings()
     logging: Logging = Logging()
     tracing: Tracing = Tracing()

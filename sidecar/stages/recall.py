@@ -1,30 +1,51 @@
-"""Answered before? Then answer from memory."""
+"""Answered before? Then answer from memory. Being asked right now by somebody else? Then wait for that answer."""
 
 from __future__ import annotations
 
-from sidecar.call import Call, Chunk, GenerateRequest, Start
+from sidecar.caching import Caching, exact, give, most_age_ns, server_of
+from sidecar.call import Call, GenerateRequest
 from sidecar.engine import Engine
 from sidecar.errors import NotCached
+from sidecar.policies.cache_keys import key_of
+from sidecar.policies.cache_rules import rule_of
+from sidecar.store.answers import Found
 
 
 async def recall(engine: Engine, call: Call) -> bool:
-    """Look for an answer to exactly this question, if the caller lets the cache be used.
+    """Look for an answer to this question, where the call or its node lets the cache be used.
 
-    Only calls that ask for it (`cache.mode`) are looked up; nothing is remembered unasked. Writes answer, served and
-    recalled_age_ns, sends the answer on to a stream's reader, and returns True, where there is one. Raises NotCached in mode `only` where
-    there is none.
+    Writes caching and, where there is an answer, recalled, answer and served, sends it on to a stream's reader, and returns True. False:
+    somebody must be asked; identical calls then wait for what becomes of this one. Raises NotCached in mode `only` where there is none.
     """
     request = call.request
-    if not isinstance(request, GenerateRequest) or request.cache_mode not in ("default", "only"):
+    rule = rule_of(call, engine.settings.cache)
+    if rule is None or not isinstance(request, GenerateRequest):
         return False
-    found = engine.answers.find(call, engine.clock_ns())
-    if found is None:
-        if request.cache_mode == "only":
-            raise NotCached("cache.mode is only, and this call has not been answered before; use default to ask a provider")
+    key = key_of(call, rule.scope, engine.settings.cache.version)
+    if key is None:
+        if rule.must:
+            raise _not_cached()
         return False
-    call.served, call.answer, call.recalled_age_ns = served, answer, _ = found
-    if call.send is not None:
-        await call.send(Start(served))
-        whole = Chunk(text=answer.text, reasoning=answer.reasoning, tool_calls=answer.tool_deltas(), finish=answer.finish)
-        await call.send((whole,))
-    return True
+    call.caching = caching = Caching(rule, key, engine.answers.invalidations.generation)
+    if not rule.reads:
+        return False
+    if (found := _known(engine, call, key.digest)) is not None:
+        await give(engine, call, found, exact(found))
+        return True
+    if rule.must:
+        raise _not_cached()
+    told = await engine.flights.join(key.digest)
+    if isinstance(told, Found) and server_of(call, told.entry) is not None:
+        await give(engine, call, told, exact(told, joined=True))
+        return True
+    caching.leads = told == "lead"
+    return False
+
+
+def _known(engine: Engine, call: Call, digest: bytes) -> Found | None:
+    found = engine.answers.find(digest, engine.clock_ns(), most_age_ns(call))
+    return found if found is not None and server_of(call, found.entry) is not None else None
+
+
+def _not_cached() -> NotCached:
+    return NotCached("cache.mode is only, and this call has not been answered before; use default to ask a provider")

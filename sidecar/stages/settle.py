@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sidecar.billing import NOTHING, tokens, total
+from sidecar.caching import remember
 from sidecar.call import Call
 from sidecar.engine import Engine
 
@@ -26,7 +27,6 @@ def settle(engine: Engine, call: Call) -> None:
                 engine.meter.overrun(posting, call)
         else:
             engine.ledger.void(call.reservation, now_ns)
-    if call.error is None:
-        engine.answers.keep(call, engine.clock_ns())
+    remember(engine, call)
     engine.health.saw(call, engine.clock_ns())
     engine.meter.call(call)

@@ -150,7 +150,7 @@ def ended(call: Call, duration_s: float, wall_ns: int) -> Ended:
         call.trace_id,
         "ok" if error is None else error.reason,
         (answer.finish or "") if answer is not None else "",
-        "exact" if call.recalled_age_ns is not None else "",
+        call.recalled.kind if call.recalled is not None else "",
         call.served,
         call.candidates,
         call.attempts,

@@ -638,7 +638,9 @@ Global___JsonSchemaFormat: _TypeAlias = JsonSchemaFormat  # noqa: Y015
 
 @_typing.final
 class CachePolicy(_message.Message):
-    """How the cache may be used for this call. It remembers whole answers of this tenant's identical calls, in this process's memory."""
+    """How the cache may be used for this call. It remembers whole answers to this tenant's identical calls (to similar ones where the node
+    has it so), for as long as settings say. Identical calls that come at the same time wait for the first one's answer.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -649,7 +651,7 @@ class CachePolicy(_message.Message):
     class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[CachePolicy._Mode.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         MODE_UNSPECIFIED: CachePolicy._Mode.ValueType  # 0
-        """Not set: as BYPASS. Nothing is remembered for a caller who did not ask for it."""
+        """Not set: the node's (`nodes.SERVICE.NODE.cache.mode`), else as BYPASS."""
         MODE_DEFAULT: CachePolicy._Mode.ValueType  # 1
         """Read, and written where nothing was found."""
         MODE_BYPASS: CachePolicy._Mode.ValueType  # 2
@@ -663,7 +665,7 @@ class CachePolicy(_message.Message):
         """Which ways through the cache are open."""
 
     MODE_UNSPECIFIED: CachePolicy.Mode.ValueType  # 0
-    """Not set: as BYPASS. Nothing is remembered for a caller who did not ask for it."""
+    """Not set: the node's (`nodes.SERVICE.NODE.cache.mode`), else as BYPASS."""
     MODE_DEFAULT: CachePolicy.Mode.ValueType  # 1
     """Read, and written where nothing was found."""
     MODE_BYPASS: CachePolicy.Mode.ValueType  # 2
@@ -796,7 +798,7 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def cache(self) -> Global___CachePolicy:
-        """Not set: the cache is not used."""
+        """Not set: the node's, else the cache is not used."""
 
     @_builtins.property
     def prompt_ref(self) -> Global___PromptRef:
@@ -1046,10 +1048,22 @@ class CacheResult(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     SIMILARITY_FIELD_NUMBER: _builtins.int
     AGE_FIELD_NUMBER: _builtins.int
+    SOURCE_CALL_ID_FIELD_NUMBER: _builtins.int
+    SAVED_NANO_USD_FIELD_NUMBER: _builtins.int
+    JOINED_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
     kind: Global___CacheResult.Kind.ValueType
     """What kind of answer this is."""
     similarity: _builtins.float
-    """0 to 1; 1 for an exact one."""
+    """How alike the two questions are, 0 to 1; 1 for an exact one."""
+    source_call_id: _builtins.str
+    """The id of the call that made it."""
+    saved_nano_usd: _builtins.int
+    """What it had cost there, and does not cost again."""
+    joined: _builtins.bool
+    """This call came while an identical one was under way, and waited for its answer."""
+    score: _builtins.float
+    """How sure it is that the two questions mean the same, 0 to 1; 1 for an exact one."""
     @_builtins.property
     def age(self) -> _duration_pb2.Duration:
         """How old the answer is. Not set: it is new."""
@@ -1060,10 +1074,14 @@ class CacheResult(_message.Message):
         kind: Global___CacheResult.Kind.ValueType = ...,
         similarity: _builtins.float = ...,
         age: _duration_pb2.Duration | None = ...,
+        source_call_id: _builtins.str = ...,
+        saved_nano_usd: _builtins.int = ...,
+        joined: _builtins.bool = ...,
+        score: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "kind", b"kind", "similarity", b"similarity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "joined", b"joined", "kind", b"kind", "saved_nano_usd", b"saved_nano_usd", "score", b"score", "similarity", b"similarity", "source_call_id", b"source_call_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1324,6 +1342,7 @@ class EmbedRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     PROVIDER_OPTIONS_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """As in GenerateRequest. Empty: the policy chooses."""
     dimensions: _builtins.int
@@ -1342,6 +1361,10 @@ class EmbedRequest(_message.Message):
     def provider_options(self) -> _struct_pb2.Struct:
         """As in GenerateRequest. The built-in `echo` reads `delay_ms` and `fail`."""
 
+    @_builtins.property
+    def cache(self) -> Global___CachePolicy:
+        """As in GenerateRequest; each input is remembered by itself, and only those that are not known are asked for and paid."""
+
     def __init__(
         self,
         *,
@@ -1350,10 +1373,11 @@ class EmbedRequest(_message.Message):
         model: _builtins.str = ...,
         dimensions: _builtins.int | None = ...,
         provider_options: _struct_pb2.Struct | None = ...,
+        cache: Global___CachePolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dimensions", b"_dimensions", "caller", b"caller", "dimensions", b"dimensions", "provider_options", b"provider_options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dimensions", b"_dimensions", "cache", b"cache", "caller", b"caller", "dimensions", b"dimensions", "provider_options", b"provider_options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dimensions", b"_dimensions", "caller", b"caller", "dimensions", b"dimensions", "inputs", b"inputs", "model", b"model", "provider_options", b"provider_options"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dimensions", b"_dimensions", "cache", b"cache", "caller", b"caller", "dimensions", b"dimensions", "inputs", b"inputs", "model", b"model", "provider_options", b"provider_options"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dimensions: _TypeAlias = _typing.Literal["dimensions"]  # noqa: Y015
     _WhichOneofArgType__dimensions: _TypeAlias = _typing.Literal["_dimensions", b"_dimensions"]  # noqa: Y015
@@ -1402,6 +1426,7 @@ class EmbedResponse(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     NOTICES_FIELD_NUMBER: _builtins.int
     PROVIDER_REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CACHED_INPUTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """This call's id."""
     model: _builtins.str
@@ -1412,6 +1437,8 @@ class EmbedResponse(_message.Message):
     """Another model than the first choice answered: the vectors live in another space. Do not mix them into an index."""
     provider_request_id: _builtins.str
     """The provider's own id of the exchange. Empty: it gave none."""
+    cached_inputs: _builtins.int
+    """How many of the vectors were remembered; the others were asked for."""
     @_builtins.property
     def vectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Vector]:
         """As many as inputs, in their order, all of one length."""
@@ -1450,10 +1477,11 @@ class EmbedResponse(_message.Message):
         attempts: _abc.Iterable[Global___Attempt] | None = ...,
         notices: _abc.Iterable[_builtins.str] | None = ...,
         provider_request_id: _builtins.str = ...,
+        cached_inputs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "timing", b"timing", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cost", b"cost", "fallback", b"fallback", "id", b"id", "model", b"model", "notices", b"notices", "provider", b"provider", "provider_request_id", b"provider_request_id", "timing", b"timing", "usage", b"usage", "vectors", b"vectors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cached_inputs", b"cached_inputs", "cost", b"cost", "fallback", b"fallback", "id", b"id", "model", b"model", "notices", b"notices", "provider", b"provider", "provider_request_id", b"provider_request_id", "timing", b"timing", "usage", b"usage", "vectors", b"vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -366,7 +366,7 @@ class Watch:
         call = caller.call
         texts = ["".join(chunk.text for chunk in pieces) for pieces in caller.segments]
         known = [one for one in caller.ones if one.is_answer]
-        if call.recalled_age_ns is not None:
+        if call.recalled is not None:
             known = [
                 one
                 for other in self.callers

@@ -321,7 +321,7 @@ async def test_cached_answer_asks_nobody_and_costs_nothing():
     await bench.run(cache_mode="default")
     call = await bench.run(cache_mode="default")
     assert len(bench.openai.asks) == 1
-    assert call.recalled_age_ns is not None
+    assert call.recalled is not None
     assert call.nano_usd == 0
     bench.assert_settled(used=15)
 

@@ -1,0 +1,54 @@
+"""The cache: what is remembered of answers, for how long, for whom and where. `[cache]`, and `[nodes.SERVICE.NODE.cache]` of one node."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+Life = Annotated[int, Meta(ge=1, le=31 * 86_400_000)]  # milliseconds, up to 31 days
+Room = Annotated[int, Meta(ge=65_536, le=8_589_934_592)]  # bytes
+Share = Annotated[float, Meta(ge=0, le=1)]
+Secret = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$", description="a key of 64 hex digits: openssl rand -hex 32")]
+
+
+class CacheSettings(Struct, frozen=True):
+    """The whole deployment's cache. Nothing is remembered for calls that neither themselves nor by their node ask for it.
+
+    What is kept in a file (`persist`, in server.data_dir) or in the Redis of [redis] (`shared`) is encrypted with `key`. A change of
+    `version` makes all that was remembered before unknown.
+    """
+
+    max_bytes: Room = 16 * 1024 * 1024  # of memory, for answers
+    embeddings_max_bytes: Room = 8 * 1024 * 1024  # of memory, for vectors
+    ttl_ms: Life = 3_600_000  # how long an answer may be given again
+    time_words_ttl_ms: Life = 60_000  # the same, where the question says "today", "now", "latest" or the like
+    stale_ms: Life = 86_400_000  # how much longer it is kept for nodes that take an old answer when every model fails
+    max_temperature: Annotated[float, Meta(ge=0, le=2)] = 0.5  # above it only calls that ask for it themselves; not set counts as 1
+    replay_chars: Annotated[int, Meta(ge=1, le=1_000_000)] = 200  # about so many in each piece of a stream that is answered from here
+    replay_pause_ms: Annotated[int, Meta(ge=0, le=10_000)] = 0  # after each of them
+    persist: bool = False
+    shared: bool = False
+    read_ms: Annotated[int, Meta(ge=1, le=1_000)] = 5  # what Redis may take to answer; then nothing is known
+    key: Secret | None = None
+    version: str = ""
+    stale_acceptance: Share = 0.98  # least score of a similar answer when every model fails
+
+    def __repr__(self) -> str:
+        where = f"persist={self.persist}, shared={self.shared}, key={'hidden' if self.key else 'none'}"
+        return f"CacheSettings(max_bytes={self.max_bytes}, ttl_ms={self.ttl_ms}, {where})"
+
+
+class NodeCache(Struct, frozen=True):
+    """One node's cache.
+
+    `mode` is for calls that do not say themselves. `scope`: whose questions may be answered with one another's answers, never across
+    tenants. `semantic`: answers to similar questions; `shadow` decides and counts, and gives none.
+    """
+
+    mode: Literal["off", "default"] = "off"
+    scope: Literal["user", "tenant"] = "tenant"
+    ttl_ms: Life | None = None  # None: cache.ttl_ms
+    tool_calls: bool = False  # remember answers that call tools too
+    stale: bool = False  # when every model fails, an old answer is better than none
+    semantic: Literal["off", "shadow", "on"] = "off"
