@@ -50,6 +50,7 @@ from sidecar.policies.admission import Admission
 from sidecar.policies.breakers import Breakers, Change
 from sidecar.policies.budgets import Budgets
 from sidecar.policies.cache_flights import Flights
+from sidecar.policies.dear_calls import DearCalls
 from sidecar.policies.degradation import Degradations
 from sidecar.policies.endpoints import Endpoints
 from sidecar.policies.health import Health
@@ -294,7 +295,8 @@ def make_engine(
         catalog=catalog,
         providers={},
         preferences=Preferences(settings, catalog, settings.configured),
-        budgets=Budgets(settings.limits),
+        budgets=Budgets(settings),
+        dear_calls=DearCalls(settings.limits),
         ledger=Ledger() if ledger is None else ledger,
         breakers=breakers,
         retries=Retries(settings),
@@ -356,7 +358,7 @@ async def warm_up(engine: Engine) -> None:
 
     loop = asyncio.get_running_loop()
     # An engine of its own, with the shipped limits: these calls are nobody's, are counted nowhere, and a small limit must not stop a start.
-    quiet = make_engine(replace(engine.settings, limits=Limits()), engine.catalog, Log("error"))
+    quiet = make_engine(replace(engine.settings, limits=Limits(), budgets={}), engine.catalog, Log("error"))
     quiet.providers.update(engine.providers)
     for operation in ("generate", "stream"):
         now = loop.time()
@@ -419,7 +421,7 @@ def _server(settings: Server, guards: Sequence[grpc.aio.ServerInterceptor]) -> g
             # them instead, with a status that blames the caller.
             ("grpc.server.max_pending_requests", _MOST_WAITING),
             ("grpc.server.max_pending_requests_hard_limit", _MOST_WAITING),
-        )
+        ),
     )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sidecar.catalog import Model, Node
     from sidecar.counting import Size
     from sidecar.errors import SidecarError
+    from sidecar.policies.runs import RunPlan
     from sidecar.providers import Provider
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -121,6 +122,7 @@ class Caller(Struct, frozen=True):
     step: int = 0
     tags: Mapping[str, str] = {}
     priority: Priority = "normal"
+    run_plan: RunPlan | None = None  # of `run`, brought along by its first call; its own tenant and run say nothing
 
 
 NOBODY = Caller()  # the caller of a request that names none; the same one always, so that it is known at a glance

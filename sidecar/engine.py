@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sidecar.policies.breakers import Breakers
     from sidecar.policies.budgets import Budgets
     from sidecar.policies.cache_flights import Flights
+    from sidecar.policies.dear_calls import DearCalls
     from sidecar.policies.degradation import Degradations
     from sidecar.policies.endpoints import Endpoints
     from sidecar.policies.health import Health
@@ -41,6 +42,7 @@ class Engine(Struct, frozen=True):
     providers: dict[str, Provider]  # filled in while the process starts, before the first call
     preferences: Preferences
     budgets: Budgets
+    dear_calls: DearCalls
     ledger: Ledger
     breakers: Breakers
     retries: Retries

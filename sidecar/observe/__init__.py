@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from sidecar.observe.events import Event, Events
@@ -39,13 +39,17 @@ class Meter:
         self.events = Events()
         self.providers: dict[str, ProviderRecord] = {}
         self.on_call: Callable[[Call, float], None] | None = None  # is told of each ended call and how many seconds it took
+        self.on_event: list[Callable[[Event], None]] = []  # are told of each event; they must not wait, nor raise
         self._clock_ns = clock_ns
 
     def event(self, kind: str, message: str, level: Level = "warning", **facts: str) -> None:
         """Something that an operator will want to know of: a log line, a count and an entry in the list of events."""
         self.log.write(level, message, event=kind, **facts)
         self.metrics.events.labels(kind).inc()
-        self.events.add(self._clock_ns() / 1e9, kind, message, facts)
+        happened = Event(self._clock_ns() / 1e9, kind, message, facts)
+        self.events.add(happened)
+        for tell in self.on_event:
+            tell(happened)
 
     def attempt(self, provider: str, error: SidecarError | None) -> None:
         """One attempt at a provider ended."""
@@ -60,11 +64,20 @@ class Meter:
             if error.reason == "PROVIDER_AUTH_FAILED":
                 self.event("alert", f"provider {provider} refused its key", "error", provider=provider, error=error.message)
 
-    def warn_budgets(self, accounts: list[str], call: Call) -> None:
-        """Accounts reached their warning threshold, the first time in their window."""
-        for account in accounts:
-            self.log.write("warning", "budget threshold reached", account=account, call=call.id)
-            self.metrics.budget_warnings.inc()
+    def budget(self, message: str, facts: Mapping[str, str]) -> None:
+        """An account reached its warning threshold or its limit, the first time in its window."""
+        self.event("budget", message, "warning", **facts)
+        self.metrics.budget_warnings.inc()
+
+    def dear(self, what: str, call: Call) -> None:
+        """A call cost more than `limits.call_*` find usual; `what` is log, notify or throttle."""
+        where = f"{call.service}.{call.node_name}" if call.node_name else call.service
+        facts = {"call": call.id, "tenant": call.tenant, "node": where, "nano_usd": str(call.nano_usd), "action": what}
+        if what == "log":
+            self.log.write("warning", "dear call", **facts)
+            return
+        then = "; its tenant's calls of that node go to the cheapest model for a while" if what == "throttle" else ""
+        self.event("dear_call", f"a call of {where} cost {call.nano_usd / 1e9:.6f} USD{then}", "warning", **facts)
 
     def overrun(self, posting: Posting, call: Call) -> None:
         """A call cost more than was held for it."""

@@ -14,7 +14,7 @@ class Event(Struct, frozen=True):
     """`at` is in seconds of the engine's clock; `message` and `facts` hold neither keys nor prompts."""
 
     at: float
-    kind: str  # breaker, set_aside, alert, health, shed
+    kind: str  # breaker, set_aside, alert, health, shed, certificate, budget, dear_call, audit, run
     message: str
     facts: Mapping[str, str]
 
@@ -25,8 +25,8 @@ class Events:
     def __init__(self) -> None:
         self._events: deque[Event] = deque(maxlen=_KEPT)
 
-    def add(self, at: float, kind: str, message: str, facts: Mapping[str, str]) -> None:
-        self._events.append(Event(at, kind, message, facts))
+    def add(self, event: Event) -> None:
+        self._events.append(event)
 
     def latest(self, limit: int, kind: str = "") -> list[Event]:
         """Newest first, at most `limit`; with `kind` only those."""

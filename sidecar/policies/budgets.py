@@ -2,31 +2,262 @@
 
 from __future__ import annotations
 
-from sidecar._core import Rule
+from datetime import UTC, datetime
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from sidecar._core import Balance, Denial, Rule
 from sidecar.call import Call
 from sidecar.days import zone_of
-from sidecar.policies.windows import Windows
-from sidecar.settings import Limits
+from sidecar.policies.runs import Runs, escaped
+from sidecar.policies.windows import Kind, Windows
+from sidecar.settings import Settings
+from sidecar.settings.budgets import BudgetRow, Mode, account_suffix
+
+MOST_OVERRIDES = 100_000  # about 40 MB
+_MOST_TOLD = 10_000
+
+
+class Override(Struct, frozen=True):
+    """What an operator has set for one account, in place of its row's."""
+
+    limit_nano_usd: int | None = None
+    limit_tokens: int | None = None
+    mode: Mode = "refuse"
+    warn_percent: int = 80
+
+
+class Held(Struct, frozen=True):
+    """An open reservation: whose, since when (Unix time), and on which accounts."""
+
+    call: Call
+    since_ns: int
+    accounts: tuple[str, ...]
+
+
+class Row:
+    """One row of the settings as the accounts that it makes."""
+
+    def __init__(self, name: str, row: BudgetRow, settings: Settings) -> None:
+        self.name = name
+        self.row = row
+        self.scope = row.scope or "company"
+        self.suffix = account_suffix(name, self.scope)
+        self.zone = row.time_zone or settings.limits.time_zone
+        kind: Kind = row.window
+        self._windows = Windows(kind, zone_of(self.zone))
+        self.set = Override(
+            row.limit_nano_usd,
+            row.limit_tokens,
+            row.mode,
+            settings.limits.warn_percent if row.warn_percent is None else row.warn_percent,
+        )
+        self._plans = settings.plans if name == "plan_month" else {}
+        self._rule: Rule | None = None
+        self._window: tuple[int, int] | None = None
+        self.has_overrides = False
+
+    @property
+    def is_limited(self) -> bool:
+        """Its accounts are kept whether or not an operator has set one of them."""
+        return _is_limited(self.set) or bool(self._plans)
+
+    @property
+    def pattern(self) -> str:
+        """What its accounts are called, with `*` for whose they are."""
+        if self.scope == "company":
+            return f"company:{self.suffix}"
+        stars = {"user": "*:*", "plan": "*:*", "run": "*:*", "agent": "*:*:*"}.get(self.scope, "*")
+        return f"{self.scope}:{self.row.of or stars}:{self.suffix}"
+
+    def account(self, call: Call) -> str:
+        """The account that this call is on; "": none."""
+        whose = _whose(self.scope, call)
+        if not whose or not self._means(whose):
+            return ""
+        return f"company:{self.suffix}" if self.scope == "company" else f"{self.scope}:{whose}:{self.suffix}"
+
+    def has(self, account: str) -> bool:
+        """The name is one of this row's accounts."""
+        scope, _, rest = account.partition(":")
+        if self.scope == "company":
+            return scope == "company" and rest == self.suffix
+        whose, _, suffix = rest.rpartition(":")
+        parts = {"user": 1, "plan": 1, "run": 1, "agent": 2}.get(self.scope, 0)
+        return scope == self.scope and suffix == self.suffix and bool(whose) and whose.count(":") >= parts and self._means(whose)
+
+    def _means(self, whose: str) -> bool:
+        own = whose.rpartition(":")[2] if self.scope == "plan" else whose
+        return self.row.of in ("", own)
+
+    def of(self, account: str) -> Override:
+        """What settings give one account: the row's limits, or those of the plan that is part of its name."""
+        plan = self._plans.get(account.rpartition(":")[0].rpartition(":")[2])
+        return self.set if plan is None else replace(self.set, limit_nano_usd=plan.month_nano_usd, limit_tokens=plan.month_tokens)
+
+    def rule(self, now_ns: int) -> Rule | None:
+        """The row's own rule, one object for as long as the window lasts; None: it has no limit."""
+        window = self._windows.at(now_ns)
+        if self._rule is None or window is not self._window:
+            self._rule, self._window = self.made(self.set, now_ns), window
+        return self._rule
+
+    def made(self, from_: Override, now_ns: int) -> Rule | None:
+        if not _is_limited(from_) or from_.mode == "off":
+            return None
+        return Rule(
+            limit_nano_usd=from_.limit_nano_usd,
+            limit_tokens=from_.limit_tokens,
+            window=self._windows.at(now_ns),
+            warn_percent=from_.warn_percent,
+            mode=from_.mode,
+        )
 
 
 class Budgets:
-    """The tenant's day: money and tokens, from settings (`limits`), from midnight to midnight in `limits.time_zone`."""
+    """The accounts of every call, from settings (`limits`, `budgets`, `plans`), operators' overrides and the plans of runs.
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._days = Windows("day", zone_of(limits.time_zone))
-        self._tenant_day: Rule | None = None
-        self._today: tuple[int, int] | None = None
+    `overrides` are filled from the store at start, and changed by OpsService. `held` lists the reservations that are open.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        limits = settings.limits
+        tenant_day = BudgetRow("tenant", limit_nano_usd=limits.tenant_day_nano_usd, limit_tokens=limits.tenant_day_tokens)
+        rows = {"tenant_day": tenant_day, **settings.budgets}
+        if any(plan.month_nano_usd is not None or plan.month_tokens is not None for plan in settings.plans.values()):
+            rows["plan_month"] = BudgetRow("plan", "month")
+        self.rows = tuple(Row(name, row, settings) for name, row in rows.items())
+        self.overrides: dict[str, Override] = {}
+        self._own_rules: dict[str, Rule] = {}
+        self.runs = Runs()
+        self.held: dict[int, Held] = {}
+        self._told: dict[str, int] = {}  # accounts that refuse, and until when it needs no telling
 
     def accounts(self, call: Call, now_ns: int) -> tuple[tuple[str, Rule], ...]:
-        """Names and rules, in the windows that `now_ns` (Unix time) is in."""
-        today = self._days.at(now_ns)
-        if self._tenant_day is None or today is not self._today:
-            limits, self._today = self._limits, today
-            self._tenant_day = Rule(
-                limit_nano_usd=limits.tenant_day_nano_usd,
-                limit_tokens=limits.tenant_day_tokens,
-                window=today,
-                warn_percent=limits.warn_percent,
+        """Names and rules, in the windows that `now_ns` (Unix time) is in; the tenant's day first, a run's own last."""
+        found: list[tuple[str, Rule]] = []
+        for row in self.rows:
+            if not row.is_limited and not row.has_overrides:
+                continue
+            name = row.account(call)
+            rule = self._rule(row, name, now_ns) if name else None
+            if rule is not None:
+                found.append((name, rule))
+        if call.run:
+            found += self.runs.accounts(call)
+        return tuple(found)
+
+    def _rule(self, row: Row, account: str, now_ns: int) -> Rule | None:
+        own = self.overrides.get(account) if row.has_overrides else None
+        if own is None and account.startswith("plan:"):
+            own = row.of(account)
+        elif own is None:
+            return row.rule(now_ns)
+        known = self._own_rules.get(account)
+        if known is None or known.window is None or not known.window[0] <= now_ns < known.window[1]:
+            known = row.made(own, now_ns)
+            if known is None:
+                return None
+            if len(self._own_rules) >= MOST_OVERRIDES:
+                self._own_rules.clear()
+            self._own_rules[account] = known
+        return known
+
+    def row_of(self, account: str) -> Row | None:
+        """The row that makes this account; None: no row does."""
+        return next((row for row in self.rows if row.has(account)), None)
+
+    def rule_of(self, account: str, now_ns: int) -> Rule | None:
+        """What holds for this account now; None: it has no limit."""
+        row = self.row_of(account)
+        return self.runs.rule_of(account) if row is None else self._rule(row, account, now_ns)
+
+    def in_force(self, account: str) -> Override | None:
+        """What an operator or the settings say of it; None: no row makes such an account."""
+        row = self.row_of(account)
+        return None if row is None else self.overrides.get(account) or row.of(account)
+
+    def override(self, account: str, own: Override | None) -> None:
+        """Put it in force from the next call on; None: the settings' again. The account has to be one of a row's."""
+        row = self.row_of(account)
+        assert row is not None  # noqa: S101
+        if own is None:
+            self.overrides.pop(account, None)
+        else:
+            self.overrides[account] = own
+            row.has_overrides = True
+        self._own_rules.pop(account, None)
+
+    # --- what operators hear of
+
+    def reached(self, account: str, balance: Balance | None, now_ns: int) -> tuple[str, dict[str, str]]:
+        """The warning threshold of an account, in words and as facts: `account`, `threshold` (percent), `window` (when it began)."""
+        rule = self.rule_of(account, now_ns)
+        percent = 100 if rule is None else rule.warn_percent
+        unit, used, limit = "nano_usd", 0, 0
+        if balance is not None:
+            sides = (
+                ("nano_usd", balance.used_nano_usd + balance.pending_nano_usd, balance.limit_nano_usd),
+                ("tokens", balance.used_tokens + balance.pending_tokens, balance.limit_tokens),
             )
-        return ((f"tenant:{call.tenant}:day", self._tenant_day),)
+            limited = [(name, taken, most) for name, taken, most in sides if most is not None]
+            unit, used, limit = max(limited, key=lambda side: side[1] / max(side[2], 1), default=(unit, used, limit))
+        words = f"{_worded(used, unit)} of {_worded(limit, unit)} are used or held"
+        return f"account {account} has reached {percent} % of its limit: {words}", _facts(account, percent, rule, unit, used, limit)
+
+    def used_up(self, denial: Denial, now_ns: int) -> tuple[str, dict[str, str]] | None:
+        """The same for an account that refuses for its limit, once in its window; None: that was told before, or it refuses for another
+        reason.
+        """
+        ends_ns = denial.resets_at_ns or 0
+        if denial.reason != "limit" or self._told.get(denial.account) == ends_ns:
+            return None
+        if len(self._told) >= _MOST_TOLD:
+            self._told.clear()
+        self._told[denial.account] = ends_ns
+        used = denial.used + denial.pending
+        facts = _facts(denial.account, 100, self.rule_of(denial.account, now_ns), denial.unit, used, denial.limit)
+        used_words = f"{_worded(used, denial.unit)} of {_worded(denial.limit, denial.unit)} are used or held"
+        return f"account {denial.account} refuses calls: {used_words}, and {_worded(denial.asked, denial.unit)} were asked for", facts
+
+
+def _facts(account: str, percent: int, rule: Rule | None, unit: str, used: int, limit: int) -> dict[str, str]:
+    began_ns = rule.window[0] if rule is not None and rule.window is not None else 0
+    return {
+        "account": account,
+        "threshold": str(percent),
+        "window": datetime.fromtimestamp(began_ns // 1_000_000_000, UTC).isoformat() if began_ns else "",
+        "unit": unit,
+        "used": str(used),
+        "limit": str(limit),
+        "mode": "refuse" if rule is None else rule.mode,
+    }
+
+
+def _worded(amount: int, unit: str) -> str:
+    return f"{amount / 1e9:.6f} USD" if unit == "nano_usd" else f"{amount} tokens"
+
+
+def _is_limited(one: Override) -> bool:
+    return one.limit_nano_usd is not None or one.limit_tokens is not None
+
+
+def _whose(scope: str, call: Call) -> str:
+    """The middle of an account's name; "": the call names none. All but the last part are escaped, so that no two are the same."""
+    match scope:
+        case "company":
+            return "all"
+        case "service":
+            return call.service
+        case "node":
+            return f"{call.service}.{call.node_name}" if call.node_name else ""
+        case "tenant":
+            return call.tenant
+        case "user":
+            return f"{escaped(call.tenant)}:{call.user}" if call.user else ""
+        case "plan":
+            return f"{escaped(call.tenant)}:{escaped(call.plan)}" if call.plan else ""
+        case "run":
+            return f"{escaped(call.tenant)}:{call.run}" if call.run else ""
+    return f"{escaped(call.tenant)}:{escaped(call.run)}:{call.agent}" if call.run and call.agent else ""

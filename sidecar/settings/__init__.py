@@ -14,6 +14,7 @@
     [tls]               certificate of both doors, and of whom they let in
     [auth]              tokens of callers and operators             SIDECAR_AUTH__TOKENS__ORACLE__SHA256=...
     [journal]           how safely spending is kept in server.data_dir   SIDECAR_JOURNAL__FSYNC=interval
+    [budgets.NAME]      limits of services, nodes, users, plans, runs and of all together: see `budgets.py`
     [cache]             what is remembered of answers, and where; one node's is [nodes.SERVICE.NODE.cache]: see `caching.py`
     [usage]             the usage log: for how long, which days, a PostgreSQL that pods share
     [catalog] [timeouts] [limits] [admission] [health] [redis] [logging] [tracing]
@@ -38,6 +39,7 @@ from msgspec.structs import replace
 from sidecar.call import Feature
 from sidecar.errors import SettingsError
 from sidecar.settings import variables
+from sidecar.settings.budgets import BUDGETS, BudgetRow
 from sidecar.settings.caching import CacheSettings, NodeCache
 from sidecar.settings.checks import check, open_doors
 from sidecar.settings.reading import NanoUsd, PicoUsdPerToken, Source, dotted, read
@@ -368,10 +370,13 @@ class Plan(Struct, frozen=True):
 
     `models`: only these may answer, and those that can stand in where a node wants others; empty: all. If none of them makes embeddings,
     embeddings are not limited. `preferred`: the user may store one of these as their own choice; empty: they may store none.
+    `month_usd` and `month_tokens`: what all calls of one tenant under this plan may spend from the first of a month to its last.
     """
 
     models: tuple[str, ...] = ()
     preferred: tuple[str, ...] = ()
+    month_nano_usd: NanoUsd | None = field(default=None, name="month_usd")
+    month_tokens: Tokens | None = None
 
 
 class Tiers(Struct, frozen=True):
@@ -455,12 +460,23 @@ class Redis(Struct, frozen=True):
 
 
 class Limits(Struct, frozen=True):
-    """What one tenant may spend per day. The amount is written `tenant_day_usd = "30"`."""
+    """What one tenant may spend per day, and what happens to dear calls. Amounts are written `tenant_day_usd = "30"`.
+
+    A call that cost more than `call_log_usd` is logged, than `call_notify_usd` an alert (of each tenant and node one per cool-down), than
+    `call_throttle_usd` sends its tenant's calls of that node to the cheap model of [tiers] for a while; one that could cost more than
+    `call_halt_usd` is refused before anybody is asked.
+    """
 
     tenant_day_nano_usd: NanoUsd = field(default=NanoUsd(30_000_000_000), name="tenant_day_usd")
     tenant_day_tokens: Tokens = 1_000_000
     time_zone: str = "UTC"  # in which the day begins and ends: a name like Asia/Seoul
     warn_percent: Annotated[int, Meta(ge=1, le=100)] = 80
+    call_log_nano_usd: NanoUsd = field(default=NanoUsd(500_000_000), name="call_log_usd")
+    call_notify_nano_usd: NanoUsd = field(default=NanoUsd(2_000_000_000), name="call_notify_usd")
+    call_throttle_nano_usd: NanoUsd = field(default=NanoUsd(5_000_000_000), name="call_throttle_usd")
+    call_halt_nano_usd: NanoUsd = field(default=NanoUsd(10_000_000_000), name="call_halt_usd")
+    call_notify_every_ms: Milliseconds = 300_000
+    call_throttle_ms: Milliseconds = 60_000
     tenant_requests_per_minute: Count | None = None  # None: not limited
     tenant_tokens_per_minute: Count | None = None
 
@@ -532,6 +548,7 @@ class Tables(Struct, frozen=True):
     timeouts: Timeouts = Timeouts()
     retries: Retries = Retries()
     limits: Limits = Limits()
+    budgets: Mapping[Name, BudgetRow] = {}
     admission: Admission = Admission()
     health: Health = Health()
     redis: Redis = Redis()
@@ -572,6 +589,7 @@ class Settings(Tables, frozen=True):
     providers: Mapping[Name, ProviderSettings] = field(default_factory=lambda: _built_in({}))
     services: Mapping[Name, Service] = field(default_factory=lambda: dict(SERVICES))
     plans: Mapping[Name, Plan] = field(default_factory=lambda: dict(PLANS))
+    budgets: Mapping[Name, BudgetRow] = field(default_factory=lambda: dict(BUDGETS))
     node_models: Mapping[str, str] = {}
     notices: tuple[str, ...] = ()  # what an operator should know and is no mistake
     source: Source = Source("settings")
@@ -597,6 +615,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
         "providers": {name: _provider(name, row) for name, row in tables.providers.items()} | _built_in(tables.providers),
         "services": services,
         "plans": {name: _plan(name, tables, raw) for name in {**PLANS, **tables.plans}},
+        "budgets": {**BUDGETS, **{name: _budget(name, row, raw) for name, row in tables.budgets.items()}},
     }
     settings = Settings(**values, node_models=node_models, notices=notices, source=source)
     check(settings)
@@ -628,7 +647,13 @@ def _plan(name: str, tables: Tables, raw: Mapping[str, Any]) -> Plan:
     given = raw.get("plans", {}).get(name, {})
     models = own.models if "models" in given else shipped.models
     preferred = own.preferred if "preferred" in given else tuple(ref for ref in shipped.preferred if not models or ref in models)
-    return Plan(models, preferred)
+    return Plan(models, preferred, own.month_nano_usd, own.month_tokens)
+
+
+def _budget(name: str, own: BudgetRow, raw: Mapping[str, Any]) -> BudgetRow:
+    """A budget's table over the shipped row of that name."""
+    given = {key: "limit_nano_usd" if key == "limit_usd" else key for key in raw["budgets"][name]}
+    return replace(BUDGETS.get(name, BudgetRow()), **{field: getattr(own, field) for field in given.values()})
 
 
 def _provider(name: str, row: ProviderSettings) -> ProviderSettings:

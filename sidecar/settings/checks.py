@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.days import zone_of
 from sidecar.errors import SettingsError
+from sidecar.settings.budgets import account_suffix
 from sidecar.settings.reading import nearest, shown
 from sidecar.settings.variables import ALIASES, KINDS
 
@@ -35,6 +36,7 @@ def check(settings: Settings) -> None:
     _usage(settings)
     for table, zone in (("limits", settings.limits.time_zone), ("usage", settings.usage.time_zone)):
         _zone(settings, table, zone)
+    _budgets(settings)
     for name, provider in settings.providers.items():
         _provider(settings, name, provider)
     for name in settings.profile.preferred:
@@ -48,12 +50,39 @@ def check(settings: Settings) -> None:
             raise SettingsError(settings.origin("tracing", "otel", name), "", f"found {shown(value)}, expected {expected}")
 
 
-def _zone(settings: Settings, table: str, name: str) -> None:
+def _zone(settings: Settings, *table_and_name: str) -> None:
+    *table, name = table_and_name
     try:
         zone_of(name)
     except ValueError:
         expected = "expected a time zone like Asia/Seoul (the system's, or the package tzdata's), or UTC"
-        raise SettingsError(settings.origin(table, "time_zone"), "", f"found {shown(name)}, {expected}") from None
+        raise SettingsError(settings.origin(*table, "time_zone"), "", f"found {shown(name)}, {expected}") from None
+
+
+def _budgets(settings: Settings) -> None:
+    for name, row in settings.budgets.items():
+        if row.scope is None:
+            problem = "is missing, expected one of company, service, node, tenant, user, plan, run, agent"
+            raise SettingsError(settings.origin("budgets", name, "scope"), "", problem)
+        if name == "tenant_day":
+            problem = "is there already, expected limits.tenant_day_usd and limits.tenant_day_tokens, or another name"
+            raise SettingsError(settings.origin("budgets", name), "", problem)
+        if row.of and row.scope not in ("service", "node", "tenant", "plan"):
+            problem = f"found {shown(row.of)}, expected none: with scope {row.scope} the limit is for each"
+            raise SettingsError(settings.origin("budgets", name, "of"), "", problem)
+        if row.scope == "node" and row.of and "." not in row.of:
+            raise SettingsError(settings.origin("budgets", name, "of"), "", f"found {shown(row.of)}, expected service.node")
+        if row.time_zone:
+            _zone(settings, "budgets", name, row.time_zone)
+        if row.scope in ("run", "agent") and account_suffix(name, row.scope) in ("plan", "plan-first"):
+            problem = "means the accounts of runs' own plans, expected another name"
+            raise SettingsError(settings.origin("budgets", name), "", problem)
+    suffixes: dict[tuple[str, str], str] = {}
+    for name, row in settings.budgets.items():
+        other = suffixes.setdefault((str(row.scope), account_suffix(name, str(row.scope))), name)
+        if other != name:
+            problem = f"means the same accounts as budgets.{other}, expected another name"
+            raise SettingsError(settings.origin("budgets", name), "", problem)
 
 
 def _usage(settings: Settings) -> None:

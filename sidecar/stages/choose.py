@@ -9,7 +9,7 @@ from sidecar.call import Call, Candidate, Complexity, EmbedRequest, Feature, Ski
 from sidecar.catalog import Model
 from sidecar.counting import Size
 from sidecar.engine import Engine
-from sidecar.errors import NoCandidate, PromptTooLong, UnsupportedFeature
+from sidecar.errors import BudgetExceeded, NoCandidate, PromptTooLong, UnsupportedFeature
 from sidecar.policies.complexity import estimate
 from sidecar.policies.endpoints import in_order
 from sidecar.policies.models import Choice, Preference
@@ -26,15 +26,18 @@ def choose(engine: Engine, call: Call) -> None:
 
     A model stands there once for each of its provider's endpoints: by weight and by lot, those whose breaker is open last. What is set
     aside goes behind all others. Writes complexity, candidates and skipped. Raises UnknownModel (a name that nobody knows),
-    UnsupportedFeature or PromptTooLong (every candidate lacks something that the request needs), NoCandidate (nobody configured serves
-    this node).
+    UnsupportedFeature or PromptTooLong (every candidate lacks something that the request needs), BudgetExceeded (every candidate could
+    cost more than one call may), NoCandidate (nobody configured serves this node).
     """
     assert call.size is not None  # noqa: S101  (count has run)
-    preferred = _preference(engine, call)
+    is_throttled = not isinstance(call.request, EmbedRequest) and engine.dear_calls.is_throttled(call, engine.clock_ns())
+    preferred = _preference(engine, call, is_throttled=is_throttled)
     skipped = list(preferred.skipped)
     candidates: list[Candidate] = []
     lacking: str = ""
     too_long: str = ""
+    too_dear: Candidate | None = None
+    most_nano_usd = engine.settings.limits.call_halt_nano_usd
     for choice in preferred.choices:
         model = choice.model
         name = f"{model.provider}#{choice.endpoints[0][0]}" if choice.endpoints else model.provider
@@ -60,6 +63,10 @@ def choose(engine: Engine, call: Call) -> None:
             model.prices.most(tokens, most, images(call) if model.prices.image else 0, writes=may_write(call)),
             fallback=choice.fallback,
         )
+        if candidate.max_nano_usd > most_nano_usd:
+            too_dear = candidate
+            skipped.append(Skipped(model.id, f"it could cost {candidate.max_nano_usd / 1e9:.6f} USD, more than limits.call_halt_usd"))
+            continue
         if choice.endpoints:
             candidates += _at_endpoints(engine, call, candidate, choice)
         else:
@@ -68,20 +75,22 @@ def choose(engine: Engine, call: Call) -> None:
             break
     call.skipped = tuple(skipped)
     if not candidates:
-        _refuse(call, lacking, too_long)
+        _refuse(call, lacking, too_long, too_dear, most_nano_usd)
+    if is_throttled:
+        candidates = _cheapest_first(call, candidates)
     call.candidates = tuple(engine.endpoints.behind(candidates, engine.clock_ns()))
     call.notices.extend(preferred.notices)
 
 
-def _preference(engine: Engine, call: Call) -> Preference:
-    """Ask the policy with what is known of this call, and note a complexity that chose something."""
+def _preference(engine: Engine, call: Call, *, is_throttled: bool) -> Preference:
+    """Ask the policy with what is known of this call, and note a complexity that chose something. What is throttled wants a cheap one."""
     request = call.request
     complexity: Complexity = ""
     preferred = ""
     plan = engine.settings.plans.get(call.plan) if call.plan else None
     embed = isinstance(request, EmbedRequest) or "embed" in call.needs
     if not embed:
-        complexity = _complexity(call)
+        complexity = "low" if is_throttled else _complexity(call)
         if plan is not None and plan.preferred and call.user:
             preferred = engine.user_preferences.of(call.tenant, call.user)
     found = engine.preferences.of(
@@ -93,7 +102,7 @@ def _preference(engine: Engine, call: Call) -> Preference:
         preferred=preferred,
         complexity=complexity,
     )
-    if complexity and any(choice.wish == "complexity" for choice in found.choices):
+    if complexity and not is_throttled and any(choice.wish == "complexity" for choice in found.choices):
         call.complexity = complexity
     return found
 
@@ -158,8 +167,30 @@ def _most_output(call: Call, model: Model, size: Size) -> int:
     return min(most, max(model.context_tokens - size.tokens, least, 1))
 
 
-def _refuse(call: Call, lacking: str, too_long: str) -> None:
+def _cheapest_first(call: Call, candidates: list[Candidate]) -> list[Candidate]:
+    """Of a node that has just been dear. Its calls are answered all the same, so that the others stay as fallbacks."""
+    ordered = sorted(candidates, key=lambda candidate: candidate.max_nano_usd)  # stable: equals stay as they were
+    first = ordered[0].model
+    if first is not candidates[0].model:
+        call.notices.append(f"calls like this have just been dear (limits.call_throttle_usd): {first.id} is asked first for a while")
+    return [replace(candidate, fallback=candidate.model is not first) for candidate in ordered]
+
+
+def _refuse(call: Call, lacking: str, too_long: str, too_dear: Candidate | None, most_nano_usd: int) -> None:
     """Say the most useful thing: what the request asks too much of, before what the deployment lacks."""
+    if too_dear is not None:
+        raise BudgetExceeded(
+            f"a call may cost at most {most_nano_usd / 1e9:.6f} USD (limits.call_halt_usd), and this one could cost "
+            f"{too_dear.max_nano_usd / 1e9:.6f} USD with {too_dear.model.id}: {too_dear.input_tokens} tokens in, up to "
+            f"{too_dear.max_output_tokens} out; shorten the prompt, lower max_output_tokens, or name a cheaper model",
+            account="call",
+            unit="nano_usd",
+            limit=most_nano_usd,
+            used=0,
+            asked=too_dear.max_nano_usd,
+            resets_at_ns=None,
+            retry_after_ms=None,
+        )
     if too_long:
         field = "inputs" if isinstance(call.request, EmbedRequest) else "prompt"
         raise PromptTooLong(f"the prompt fits no candidate: {too_long}; shorten it", field=field)

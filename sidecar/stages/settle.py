@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from sidecar.billing import NOTHING, tokens, total
 from sidecar.caching import remember
 from sidecar.call import Call
@@ -11,22 +13,45 @@ from sidecar.engine import Engine
 def settle(engine: Engine, call: Call) -> None:
     """End the call's money and tell the meter, whatever happened before. It never awaits, so nothing can come between.
 
-    Writes usage, estimated and nano_usd. Frees a reservation that nothing was spent on.
+    Writes usage, estimated and nano_usd. Frees a reservation that nothing was spent on. Money comes first and takes nothing from what
+    follows: a defect there is logged, and the call is counted and listed all the same.
     """
     call.usage = total([tried.usage for tried in call.attempts]) if call.attempts else NOTHING
     call.estimated = any(tried.estimated for tried in call.attempts)
     call.nano_usd = sum(tried.nano_usd for tried in call.attempts)
     if call.reservation is not None:
-        used = tokens(call.usage)
-        now_ns = engine.wall_ns()
-        if used or call.nano_usd:
-            posting = engine.ledger.post(call.reservation, call.nano_usd, used, now_ns, call.id)
-            if posting.warnings:
-                engine.meter.warn_budgets(posting.warnings, call)
-            if posting.overrun_nano_usd or posting.overrun_tokens:
-                engine.meter.overrun(posting, call)
-        else:
-            engine.ledger.void(call.reservation, now_ns)
+        try:
+            _post(engine, call, call.reservation)
+        except Exception as error:
+            engine.meter.log.defect(call.id, error)
+            _post_what_was_held(engine, call, call.reservation)
+        engine.budgets.held.pop(call.reservation, None)
+        engine.budgets.runs.ended(call, call.reservation)
+    engine.meter.call(call)
     remember(engine, call)
     engine.health.saw(call, engine.clock_ns())
-    engine.meter.call(call)
+
+
+def _post(engine: Engine, call: Call, reservation: int) -> None:
+    used = tokens(call.usage)
+    now_ns = engine.wall_ns()
+    if not used and not call.nano_usd:
+        engine.ledger.void(reservation, now_ns)
+        return
+    posting = engine.ledger.post(reservation, call.nano_usd, used, now_ns, call.id)
+    for account in posting.warnings:
+        engine.meter.budget(*engine.budgets.reached(account, engine.ledger.balance(account, now_ns), now_ns))
+    if posting.overrun_nano_usd or posting.overrun_tokens:
+        engine.meter.overrun(posting, call)
+    dear = engine.dear_calls.saw(call, engine.clock_ns())
+    if dear:
+        engine.meter.dear(dear, call)
+
+
+def _post_what_was_held(engine: Engine, call: Call, reservation: int) -> None:
+    """Where what was used could not be posted: never nothing, and nothing stays pending."""
+    try:
+        engine.ledger.post(reservation, call.max_nano_usd, call.max_tokens, engine.wall_ns(), call.id)
+    except (KeyError, ValueError):  # it had been posted before something else failed
+        return
+    call.nano_usd, call.usage, call.estimated = call.max_nano_usd, replace(NOTHING, input_tokens=call.max_tokens), True

@@ -284,17 +284,18 @@ async def test_a_hundred_streams_at_once_are_whole(sidecar, upstream, fresh, ten
 async def test_budget_refuses_before_anything_is_asked(start_sidecar, upstream, tenant):
     sidecar = await start_sidecar(
         "[nodes.flow.cheap]\nprimary = 'compatible/compatible-default'\nmax_output_tokens = 100\n".replace("'", '"')
+        + '[budgets.tenant_month]\nlimit_usd = "0.1"\n'
     )
     rich = await account(sidecar, tenant)
     assert rich.limit_nano_usd == 30_000_000_000
-    upstream.on("compatible-default", Say(tokens=Tokens(input=11, output=8_000_000)))  # 32 USD: an overrun, posted in full
+    upstream.on("compatible-default", Say(tokens=Tokens(input=11, output=30_000)))  # 0.12 USD: an overrun, posted in full
     reply = await sidecar.llm.Generate(ask("", tenant, "flow.cheap"))
-    assert reply.cost.nano_usd == 32_000_011_000
+    assert reply.cost.nano_usd == 120_011_000
     upstream.on("compatible-default", Say())
     before = len(upstream.asked("compatible-default"))
     got = await failed(sidecar.llm.Generate(ask("", tenant, "flow.cheap")))
     assert (got.code, got.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "BUDGET_EXCEEDED")
-    assert f"tenant:{tenant}:day" in got.message
+    assert f"tenant:{tenant}:month" in got.message
     assert got.retry_after_s > 0
     assert len(upstream.asked("compatible-default")) == before
     assert (await sidecar.llm.Generate(ask("", tenant + "x", "flow.cheap"))).text == "Hello, world!"

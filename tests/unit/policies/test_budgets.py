@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from sidecar.call import Call, GenerateRequest
 from sidecar.policies.budgets import Budgets
-from sidecar.settings import Limits
+from sidecar.settings import Limits, Settings
 
 
 def call(tenant: str) -> Call:
@@ -21,7 +21,7 @@ def ns(text: str, zone: str) -> int:
 
 
 def test_the_tenants_day_is_that_of_the_time_zone_in_settings():
-    budgets = Budgets(Limits(time_zone="Asia/Seoul", tenant_day_tokens=7, warn_percent=50))
+    budgets = Budgets(Settings(limits=Limits(time_zone="Asia/Seoul", tenant_day_tokens=7, warn_percent=50), budgets={}))
     ((name, before),) = budgets.accounts(call("acme"), ns("2026-03-01 23:59:59", "Asia/Seoul"))
     ((_, after),) = budgets.accounts(call("other"), ns("2026-03-02 00:00", "Asia/Seoul"))
     assert name == "tenant:acme:day"
@@ -31,5 +31,5 @@ def test_the_tenants_day_is_that_of_the_time_zone_in_settings():
 
 
 def test_one_rule_serves_all_calls_of_a_day():
-    budgets, now_ns = Budgets(Limits()), ns("2026-03-01 12:00", "UTC")
+    budgets, now_ns = Budgets(Settings(budgets={})), ns("2026-03-01 12:00", "UTC")
     assert budgets.accounts(call("a"), now_ns)[0][1] is budgets.accounts(call("b"), now_ns + 1)[0][1]

@@ -1,0 +1,346 @@
+"""Runs with a plan: a total with a reserve for retries, a share for each agent, a number of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from sidecar._core import Balance, Ledger, Rule
+from sidecar.call import Call, Priority
+from sidecar.errors import BudgetExceeded, InvalidRequest, NotAllowed, Overloaded, SidecarError
+
+_MOST_RUNS = 10_000  # about 100 MB with 100 agents each and nothing forgotten; a few MB as runs are
+_MOST_AGENTS = 100
+_MOST_CLOSED = 10_000
+_MOST_STEPS_SEEN = 10_000  # of one run: beyond that a step asked again is taken for a new one
+_RANK = {"critical": 0, "normal": 1, "optional": 2}
+
+
+class Share(Struct, frozen=True):
+    """What one agent may use in the whole run. None: no limit of its own."""
+
+    max_input_tokens: int | None = None
+    max_output_tokens: int | None = None
+    max_nano_usd: int | None = None
+    model: str = ""  # the only one it may ask; "": any
+    priority: Priority = "normal"
+
+
+class RunPlan(Struct, frozen=True):
+    """`reserve_percent` of the total is for steps asked again and for tries that were billed and had to be repeated."""
+
+    tenant: str
+    run: str
+    total_nano_usd: int
+    reserve_percent: int = 15
+    max_steps: int | None = None
+    agents: Mapping[str, Share] = {}
+
+
+class Tally(Struct):
+    """What one agent has used. Pending: the most that its calls in flight may."""
+
+    calls: int = 0
+    refused: int = 0
+    nano_usd: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    pending_input: int = 0
+    pending_output: int = 0
+
+
+class Run(Struct):
+    """One open run. `seen` are the steps, as (agent, step), that have been let in; the money is in the ledger. Times are Unix time."""
+
+    plan: RunPlan
+    opened_ms: int
+    used_ms: int
+    steps: int = 0
+    refused: int = 0
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    seen: set[tuple[str, int]] = field(default_factory=set)
+    in_flight: int = 0
+
+    @property
+    def account(self) -> str:
+        """The ledger's account of the whole run."""
+        return f"run:{escaped(self.plan.tenant)}:{self.plan.run}:plan"
+
+    @property
+    def first_account(self) -> str:
+        """That of first tries: the total less the reserve."""
+        return f"run:{escaped(self.plan.tenant)}:{self.plan.run}:plan-first"
+
+    def agent_account(self, agent: str) -> str:
+        return f"agent:{escaped(self.plan.tenant)}:{escaped(self.plan.run)}:{agent}:plan"
+
+    def rules(self) -> dict[str, Rule]:
+        """Every account of the run with its limit. They have no window: they last until the run is closed."""
+        plan = self.plan
+        found = {
+            self.account: Rule(limit_nano_usd=plan.total_nano_usd),
+            self.first_account: Rule(limit_nano_usd=plan.total_nano_usd * (100 - plan.reserve_percent) // 100),
+        }
+        for name, share in plan.agents.items():
+            if share.max_nano_usd is not None:
+                found[self.agent_account(name)] = Rule(limit_nano_usd=share.max_nano_usd)
+        return found
+
+    def tally(self, agent: str) -> Tally:
+        """Agents that the plan does not name are counted together."""
+        return self.tallies.setdefault(agent if agent in self.plan.agents else "", Tally())
+
+
+class Runs:
+    """The open runs, at most 10,000. A call is of a run by its tenant and run.
+
+    Nothing here awaits, so what a call is let in with is there when the ledger is asked.
+    """
+
+    def __init__(self, most: int = _MOST_RUNS) -> None:
+        self._most = most
+        self._runs: dict[tuple[str, str], Run] = {}
+        self._rules: dict[str, Rule] = {}
+        self._closed: dict[tuple[str, str], None] = {}  # the one closed the longest ago first
+        self._let_in: dict[int, tuple[Run, Tally, int, int]] = {}  # by reservation
+        self.changed: dict[tuple[str, str], Run | None] = {}  # what has to be kept; None: it is gone
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def listing(self) -> list[Run]:
+        return list(self._runs.values())
+
+    def find(self, tenant: str, run: str) -> Run | None:
+        return self._runs.get((tenant, run))
+
+    def of(self, call: Call, now_ns: int) -> Run | None:
+        """The run that this call is of; its first call may bring the plan along. Raises BudgetExceeded for one that was closed.
+
+        Raises what `open` raises too.
+        """
+        key = (call.tenant, call.run)
+        if key in self._closed:
+            account = f"run:{escaped(call.tenant)}:{call.run}:plan"
+            raise _exceeded(account, f"is closed: run {call.run} was ended; open a plan for it, or take another id", "nano_usd", 0, 0, 0)
+        brought = call.request.caller.run_plan
+        if brought is not None:
+            return self.open(replace(brought, tenant=call.tenant, run=call.run), now_ns // 1_000_000)
+        return self._runs.get(key)
+
+    def rule_of(self, account: str) -> Rule | None:
+        return self._rules.get(account)
+
+    def open(self, plan: RunPlan, now_ms: int) -> Run:
+        """Begin a run; one that is open with the same plan goes on. Raises InvalidRequest for a plan that cannot be, or another one than
+        the open run's, and Overloaded.
+        """
+        key = (plan.tenant, plan.run)
+        known = self._runs.get(key)
+        if known is not None and known.plan == plan:
+            return known
+        check(plan)
+        if known is not None:
+            raise InvalidRequest(f"run {plan.run} of tenant {plan.tenant} is open with another plan; close it first", field="run")
+        if len(self._runs) >= self._most:
+            raise Overloaded(f"{self._most} runs are open, no more may be; close some (OpsService.CloseRun)")
+        run = Run(plan, now_ms, now_ms)
+        self.restore(run)
+        self._closed.pop(key, None)
+        self.changed[key] = run
+        return run
+
+    def restore(self, run: Run) -> None:
+        """Put it among the open ones as it was kept."""
+        self._runs[run.plan.tenant, run.plan.run] = run
+        self._rules |= run.rules()
+
+    def close(self, run: Run, ledger: Ledger) -> Balance | None:
+        """End it and its accounts. Returns the total's last balance; calls in flight can still settle, new ones are refused."""
+        key = (run.plan.tenant, run.plan.run)
+        self._runs.pop(key, None)
+        self._closed[key] = None
+        if len(self._closed) > _MOST_CLOSED:
+            del self._closed[next(iter(self._closed))]
+        self.changed[key] = None
+        last = None
+        for account in run.rules():
+            self._rules.pop(account, None)
+            balance = ledger.close_account(account)
+            last = balance if account == run.account else last
+        return last
+
+    # --- calls
+
+    def accounts(self, call: Call) -> list[tuple[str, Rule]]:
+        """The run's accounts that this call is on: the total, that of first tries unless it is one asked again, its agent's share."""
+        run = self._runs.get((call.tenant, call.run))
+        if run is None:
+            return []
+        names = [run.account, run.agent_account(call.agent)]
+        if not _is_again(run, call):
+            names.insert(0, run.first_account)
+        return [(name, self._rules[name]) for name in names if name in self._rules]
+
+    def share(self, call: Call) -> Share | None:
+        """What the plan gives the call's agent; None: no plan, or no share in it."""
+        run = self._runs.get((call.tenant, call.run)) if call.run else None
+        return run.plan.agents.get(call.agent) if run is not None else None
+
+    def output_left(self, call: Call) -> int | None:
+        """How many tokens the agent may still put out; None: no limit."""
+        share = self.share(call)
+        if share is None or share.max_output_tokens is None:
+            return None
+        tally = self._runs[call.tenant, call.run].tally(call.agent)
+        return max(0, share.max_output_tokens - tally.output_tokens - tally.pending_output)
+
+    def check(self, run: Run, call: Call, ledger: Ledger, now_ns: int) -> None:
+        """Whether the plan lets the call in, the ledger's limits apart. Raises NotAllowed or BudgetExceeded."""
+        found = self._objection(run, call, ledger, now_ns)
+        if found is not None:
+            self.refused(run, call)
+            raise found
+
+    def _objection(self, run: Run, call: Call, ledger: Ledger, now_ns: int) -> SidecarError | None:
+        plan = run.plan
+        share = plan.agents.get(call.agent)
+        if plan.agents and share is None:
+            agents = ", ".join(sorted(plan.agents))
+            why = f"the plan of run {plan.run} has no agent {call.agent or '(none named)'}; it has {agents}"
+            return NotAllowed(why, field="caller.agent")
+        most_steps, step = plan.max_steps, call.request.caller.step
+        if most_steps is not None and not _is_again(run, call) and (run.steps >= most_steps or step > most_steps):
+            why = f"has a limit of {most_steps} steps: {run.steps} were made{f', and this is step {step}' if step else ''}"
+            return _exceeded(f"{run.account}:steps", why, "steps", most_steps, run.steps, 1)
+        if share is None:
+            return None
+        tally, account = run.tally(call.agent), run.agent_account(call.agent)
+        for side, most, used, asked in (
+            ("input", share.max_input_tokens, tally.input_tokens + tally.pending_input, _most_input(call)),
+            ("output", share.max_output_tokens, tally.output_tokens + tally.pending_output, _most_output(call)),
+        ):
+            if most is not None and used + asked > most:
+                why = f"has a limit of {most} {side} tokens in this run: {used} are used or held, and this call may need {asked}"
+                return _exceeded(f"{account}:{side}", why, "tokens", most, used, asked)
+        return self._kept_for_others(run, share, call, ledger, now_ns)
+
+    def _kept_for_others(self, run: Run, share: Share, call: Call, ledger: Ledger, now_ns: int) -> SidecarError | None:
+        """When the plan runs short, what agents of higher priority have not used of their shares is kept for them."""
+        kept = 0
+        for name, other in run.plan.agents.items():
+            if other.max_nano_usd is not None and _RANK[other.priority] < _RANK[share.priority]:
+                kept += max(0, other.max_nano_usd - _taken(ledger, run.agent_account(name), now_ns))
+        nano_usd = call.max_nano_usd
+        if not kept or not nano_usd:
+            return None
+        account = run.account if _is_again(run, call) else run.first_account
+        limit, taken = self._rules[account].limit_nano_usd or 0, _taken(ledger, account, now_ns)
+        if taken + nano_usd + kept <= limit:
+            return None
+        why = (
+            f"has a limit of {limit / 1e9:.6f} USD: {taken / 1e9:.6f} are used or held, {kept / 1e9:.6f} are kept for agents that matter "
+            f"more than {share.priority} ones, and this call may need {nano_usd / 1e9:.6f}"
+        )
+        return _exceeded(account, why, "nano_usd", limit, taken + kept, nano_usd)
+
+    def refused(self, run: Run, call: Call) -> None:
+        run.refused += 1
+        run.tally(call.agent).refused += 1
+        self._note(run)
+
+    def let_in(self, run: Run, call: Call, reservation: int, now_ns: int) -> None:
+        """The ledger holds the call's money: count its step and hold its tokens."""
+        run.used_ms = now_ns // 1_000_000
+        if not _is_again(run, call):
+            run.steps += 1
+            if call.request.caller.step and len(run.seen) < _MOST_STEPS_SEEN:
+                run.seen.add((call.agent, call.request.caller.step))
+        tally = run.tally(call.agent)
+        held_input, held_output = _most_input(call), _most_output(call)
+        tally.pending_input += held_input
+        tally.pending_output += held_output
+        tally.calls += 1
+        run.in_flight += 1
+        self._let_in[reservation] = (run, tally, held_input, held_output)
+        self._note(run)
+
+    def ended(self, call: Call, reservation: int) -> None:
+        """The call's usage and cost are known."""
+        found = self._let_in.pop(reservation, None)
+        if found is None:
+            return
+        run, tally, held_input, held_output = found
+        usage = call.usage
+        tally.pending_input -= held_input
+        tally.pending_output -= held_output
+        tally.input_tokens += (usage.input_tokens or 0) + (usage.cached_input_tokens or 0) + (usage.cache_write_tokens or 0)
+        tally.output_tokens += (usage.output_tokens or 0) + (usage.reasoning_tokens or 0)
+        tally.nano_usd += call.nano_usd
+        run.in_flight -= 1
+        self._note(run)
+
+    def _note(self, run: Run) -> None:
+        key = (run.plan.tenant, run.plan.run)
+        if key in self._runs:
+            self.changed[key] = run
+
+
+def check(plan: RunPlan) -> None:
+    """Raises InvalidRequest for a plan that cannot be."""
+    for name, value in (("tenant", plan.tenant), ("run", plan.run)):
+        if not value:
+            raise InvalidRequest(f"{name} is empty; expected the {name} that the plan is for", field=name)
+    _amount(plan.total_nano_usd, "total_nano_usd", least=1)
+    if not 0 <= plan.reserve_percent <= 90:
+        raise InvalidRequest(f"reserve_percent is {plan.reserve_percent}; expected 0 to 90, usually 15 to 20", field="reserve_percent")
+    if plan.max_steps is not None and plan.max_steps < 1:
+        raise InvalidRequest(f"max_steps is {plan.max_steps}; expected 1 or more, or none at all", field="max_steps")
+    if len(plan.agents) > _MOST_AGENTS:
+        raise InvalidRequest(f"agents has {len(plan.agents)} entries; expected at most {_MOST_AGENTS}", field="agents")
+    for name, share in plan.agents.items():
+        if not name:
+            raise InvalidRequest("agents has one without a name; expected caller.agent of its calls", field="agents")
+        for unit in ("max_input_tokens", "max_output_tokens", "max_nano_usd"):
+            value = getattr(share, unit)
+            if value is not None:
+                _amount(value, f"agents[{name}].{unit}")
+        if share.max_nano_usd is not None and share.max_nano_usd > plan.total_nano_usd:
+            raise InvalidRequest(
+                f"agents[{name}].max_nano_usd is {share.max_nano_usd}, more than the run's {plan.total_nano_usd}", field="agents"
+            )
+
+
+def escaped(part: str) -> str:
+    """A part of an account's name that others follow: `:` ends it, so that one inside is written otherwise."""
+    return part.replace("%", "%25").replace(":", "%3A") if ":" in part or "%" in part else part
+
+
+def _amount(value: int, field: str, least: int = 0) -> None:
+    if not least <= value <= 2**63 - 1:
+        raise InvalidRequest(f"{field} is {value}; expected {least} to {2**63 - 1}", field=field)
+
+
+def _is_again(run: Run, call: Call) -> bool:
+    return bool(call.request.caller.step) and (call.agent, call.request.caller.step) in run.seen
+
+
+def _taken(ledger: Ledger, account: str, now_ns: int) -> int:
+    balance = ledger.balance(account, now_ns)
+    return 0 if balance is None else balance.used_nano_usd + balance.pending_nano_usd
+
+
+def _most_input(call: Call) -> int:
+    return max(candidate.input_tokens for candidate in call.candidates)
+
+
+def _most_output(call: Call) -> int:
+    return max(candidate.max_output_tokens for candidate in call.candidates)
+
+
+def _exceeded(account: str, why: str, unit: str, limit: int, used: int, asked: int) -> BudgetExceeded:
+    return BudgetExceeded(
+        f"account {account} {why}", account=account, unit=unit, limit=limit, used=used, asked=asked, resets_at_ns=None, retry_after_ms=None
+    )
