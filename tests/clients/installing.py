@@ -25,8 +25,14 @@ PYTHON = {
 NODE = {
     "openai": ("openai@6.49.0",),
     "anthropic": ("@anthropic-ai/sdk@1.12.0",),
-    "grpc": ("@grpc/grpc-js@1.14.7", "@grpc/proto-loader@0.8.1"),
 }
+_COPY_JARS = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+EXAMPLES = {  # how the programs of deploy/examples are built, and what runs them then
+    "go": ("buf generate && go build -buildvcs=false -o example .", ("./example",)),
+    "node": ("npm ci --silent --ignore-scripts && buf generate && npm run --silent build", ("node", "dist/main.js")),
+    "java": (f"mvn -q -B compile {_COPY_JARS}", ("java", "-cp", "target/classes:target/dependency/*", "example.Main")),
+}
+_MADE = ("gen", "dist", "target", "node_modules")  # by whoever has built an example where it lies
 
 
 def python(name: str) -> Path:
@@ -56,11 +62,28 @@ def node(name: str) -> Path:
     return folder
 
 
+def example(language: str) -> tuple[tuple[str, ...], Path]:
+    """What runs a copy of that example, and its folder. Raises RuntimeError with the builder's own words."""
+    build, program = EXAMPLES[language]
+    sources = (Path("deploy", "examples", language), Path("proto"))
+    files = [file for source in sources for file in sorted((ROOT / source).rglob("*")) if file.is_file() and not {*_MADE} & {*file.parts}]
+    copy = _folder(f"example-{language}", (build, *(file.read_text() for file in files)), ())
+    folder = copy / sources[0]
+    if not (copy / "whole").exists():
+        shutil.rmtree(copy, ignore_errors=True)
+        for source in sources:
+            shutil.copytree(ROOT / source, copy / source, ignore=shutil.ignore_patterns(*_MADE))
+        _run(["sh", "-c", build], folder)
+        (copy / "whole").touch()
+    return program, folder
+
+
 def _folder(name: str, packages: tuple[str, ...], platform: tuple[int, ...]) -> Path:
     return HOME / f"{name}-{hashlib.sha256(repr((packages, platform)).encode()).hexdigest()[:12]}"
 
 
 def _run(command: list[str], folder: Path = ROOT) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "VIRTUAL_ENV": ""}, timeout=110)
+    environ = {**os.environ, "VIRTUAL_ENV": "", "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environ, timeout=280)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with status {done.returncode}:\n{done.stderr[-2000:]}{done.stdout[-500:]}")
