@@ -9,7 +9,8 @@
     │   ├── NotAllowed              the user's plan, or the caller's token, does not have what was asked for
     │   ├── Unauthenticated         the call came without a token that the sidecar knows
     │   ├── UnknownBreaker          no circuit breaker of that service and target is in use
-    │   └── UnknownCall             the usage log has no call of that id
+    │   ├── UnknownCall             the usage log has no call of that id
+    │   └── UnknownRun              no run of that name is open
     ├── Refused                     the sidecar said no before any provider was asked
     │   ├── BudgetExceeded          an account has not enough left
     │   ├── RateLimited             more requests or tokens per minute than settings allow
@@ -100,6 +101,10 @@ class UnknownBreaker(RequestError):
 
 class UnknownCall(RequestError):
     reason = "UNKNOWN_CALL"
+
+
+class UnknownRun(RequestError):
+    reason = "UNKNOWN_RUN"
 
 
 class Refused(SidecarError):

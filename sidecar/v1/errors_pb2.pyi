@@ -96,6 +96,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND. The usage log has no call of that id. Its id is in the answer, or in the failure's ErrorInfo."""
     ERROR_REASON_NO_USAGE_LOG: _ErrorReason.ValueType  # 33
     """FAILED_PRECONDITION. No usage log is kept here. Tell the operator: server.data_dir names the folder for it."""
+    ERROR_REASON_UNKNOWN_RUN: _ErrorReason.ValueType  # 34
+    """NOT_FOUND. No run of that name is open for the tenant. Take one of OpsService.ListRuns."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason a call can fail for. ErrorInfo.reason carries the name without prefix; ErrorInfo.domain is `llm-sidecar`."""
@@ -170,6 +172,8 @@ ERROR_REASON_UNKNOWN_CALL: ErrorReason.ValueType  # 32
 """NOT_FOUND. The usage log has no call of that id. Its id is in the answer, or in the failure's ErrorInfo."""
 ERROR_REASON_NO_USAGE_LOG: ErrorReason.ValueType  # 33
 """FAILED_PRECONDITION. No usage log is kept here. Tell the operator: server.data_dir names the folder for it."""
+ERROR_REASON_UNKNOWN_RUN: ErrorReason.ValueType  # 34
+"""NOT_FOUND. No run of that name is open for the tenant. Take one of OpsService.ListRuns."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

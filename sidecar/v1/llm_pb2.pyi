@@ -220,6 +220,7 @@ class Caller(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    RUN_PLAN_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     """The calling service, for example `oracle`. Empty: the part of `node` before the dot, else `default`."""
     node: _builtins.str
@@ -244,6 +245,12 @@ class Caller(_message.Message):
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's own labels; recorded, never interpreted. At most 16, keys and values at most 256 bytes."""
 
+    @_builtins.property
+    def run_plan(self) -> Global___RunPlan:
+        """The plan of `run`, which its first call may bring along: then the run need not be opened by OpsService.OpenRun. Later calls may repeat
+        it; another plan for a run that is open is invalid. Not set: the run's, if it has one. Invalid without `run`.
+        """
+
     def __init__(
         self,
         *,
@@ -257,14 +264,115 @@ class Caller(_message.Message):
         step: _builtins.int = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         priority: Global___Priority.ValueType = ...,
+        run_plan: Global___RunPlan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run_plan", b"run_plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "node", b"node", "plan", b"plan", "priority", b"priority", "run", b"run", "service", b"service", "step", b"step", "tags", b"tags", "tenant", b"tenant", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "node", b"node", "plan", b"plan", "priority", b"priority", "run", b"run", "run_plan", b"run_plan", "service", b"service", "step", b"step", "tags", b"tags", "tenant", b"tenant", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Caller: _TypeAlias = Caller  # noqa: Y015
+
+@_typing.final
+class RunPlan(_message.Message):
+    """What a run may use as a whole, and each of its agents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_NANO_USD_FIELD_NUMBER: _builtins.int
+    RESERVE_PERCENT_FIELD_NUMBER: _builtins.int
+    MAX_STEPS_FIELD_NUMBER: _builtins.int
+    AGENTS_FIELD_NUMBER: _builtins.int
+    total_nano_usd: _builtins.int
+    """The most that the whole run may spend, in nano-dollars. 0 and below are invalid."""
+    reserve_percent: _builtins.int
+    """Of the total, in percent, what is kept for steps that are asked again (a call with a `step` that its agent has used before). Not set:
+    15. 0 to 90; others are invalid.
+    """
+    max_steps: _builtins.int
+    """How many steps it may make; a call without `step` is one. Not set: any number. 0 and below are invalid."""
+    @_builtins.property
+    def agents(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentShare]:
+        """Who may call, and with what share. Empty: anybody, up to the total. At most 100, with different names."""
+
+    def __init__(
+        self,
+        *,
+        total_nano_usd: _builtins.int = ...,
+        reserve_percent: _builtins.int | None = ...,
+        max_steps: _builtins.int | None = ...,
+        agents: _abc.Iterable[Global___AgentShare] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_steps", b"_max_steps", "_reserve_percent", b"_reserve_percent", "max_steps", b"max_steps", "reserve_percent", b"reserve_percent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_steps", b"_max_steps", "_reserve_percent", b"_reserve_percent", "agents", b"agents", "max_steps", b"max_steps", "reserve_percent", b"reserve_percent", "total_nano_usd", b"total_nano_usd"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_steps: _TypeAlias = _typing.Literal["max_steps"]  # noqa: Y015
+    _WhichOneofArgType__max_steps: _TypeAlias = _typing.Literal["_max_steps", b"_max_steps"]  # noqa: Y015
+    _WhichOneofReturnType__reserve_percent: _TypeAlias = _typing.Literal["reserve_percent"]  # noqa: Y015
+    _WhichOneofArgType__reserve_percent: _TypeAlias = _typing.Literal["_reserve_percent", b"_reserve_percent"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_steps) -> _WhichOneofReturnType__max_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reserve_percent) -> _WhichOneofReturnType__reserve_percent | None: ...
+
+Global___RunPlan: _TypeAlias = RunPlan  # noqa: Y015
+
+@_typing.final
+class AgentShare(_message.Message):
+    """What one agent may use in the whole run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: _builtins.int
+    MAX_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_NANO_USD_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    agent: _builtins.str
+    """caller.agent of its calls. Empty is invalid."""
+    max_input_tokens: _builtins.int
+    """Input tokens, in all of its calls. Not set: any number. Negative is invalid."""
+    max_output_tokens: _builtins.int
+    """Output tokens, in all of its calls. Where a call names no max_output_tokens, it gets what is left. Not set: any number. Negative is
+    invalid.
+    """
+    max_nano_usd: _builtins.int
+    """Nano-dollars, in all of its calls. Not set: up to the run's total. Negative, or more than the total, is invalid."""
+    model: _builtins.str
+    """The only model it may ask. Empty: any."""
+    priority: Global___Priority.ValueType
+    """When the plan runs short, what agents that matter more have not used of their max_nano_usd is kept for them. Not set: as NORMAL."""
+    def __init__(
+        self,
+        *,
+        agent: _builtins.str = ...,
+        max_input_tokens: _builtins.int | None = ...,
+        max_output_tokens: _builtins.int | None = ...,
+        max_nano_usd: _builtins.int | None = ...,
+        model: _builtins.str = ...,
+        priority: Global___Priority.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_input_tokens", b"_max_input_tokens", "_max_nano_usd", b"_max_nano_usd", "_max_output_tokens", b"_max_output_tokens", "max_input_tokens", b"max_input_tokens", "max_nano_usd", b"max_nano_usd", "max_output_tokens", b"max_output_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_input_tokens", b"_max_input_tokens", "_max_nano_usd", b"_max_nano_usd", "_max_output_tokens", b"_max_output_tokens", "agent", b"agent", "max_input_tokens", b"max_input_tokens", "max_nano_usd", b"max_nano_usd", "max_output_tokens", b"max_output_tokens", "model", b"model", "priority", b"priority"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_input_tokens: _TypeAlias = _typing.Literal["max_input_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_input_tokens: _TypeAlias = _typing.Literal["_max_input_tokens", b"_max_input_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__max_nano_usd: _TypeAlias = _typing.Literal["max_nano_usd"]  # noqa: Y015
+    _WhichOneofArgType__max_nano_usd: _TypeAlias = _typing.Literal["_max_nano_usd", b"_max_nano_usd"]  # noqa: Y015
+    _WhichOneofReturnType__max_output_tokens: _TypeAlias = _typing.Literal["max_output_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_output_tokens: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_input_tokens) -> _WhichOneofReturnType__max_input_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_nano_usd) -> _WhichOneofReturnType__max_nano_usd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_output_tokens) -> _WhichOneofReturnType__max_output_tokens | None: ...
+
+Global___AgentShare: _TypeAlias = AgentShare  # noqa: Y015
 
 @_typing.final
 class Message(_message.Message):

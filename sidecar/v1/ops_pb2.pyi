@@ -915,7 +915,7 @@ class Event(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     FACTS_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """What kind: `breaker`, `set_aside`, `alert`, `health`, `shed`."""
+    """What kind: `breaker`, `set_aside`, `alert`, `health`, `shed`, `certificate`, `budget`, `dear_call`, `run`, `audit`."""
     message: _builtins.str
     """In a sentence, without keys or prompts."""
     @_builtins.property
@@ -1286,6 +1286,7 @@ class UsageSums(_message.Message):
     QUALITY_PPM_FIELD_NUMBER: _builtins.int
     UPS_FIELD_NUMBER: _builtins.int
     DOWNS_FIELD_NUMBER: _builtins.int
+    ANSWER_SAVED_NANO_USD_FIELD_NUMBER: _builtins.int
     calls: _builtins.int
     """All that ended, however."""
     failed: _builtins.int
@@ -1338,6 +1339,8 @@ class UsageSums(_message.Message):
     """Votes up."""
     downs: _builtins.int
     """Votes down."""
+    answer_saved_nano_usd: _builtins.int
+    """The sidecar's own cache: what its answers had cost when they were made."""
     def __init__(
         self,
         *,
@@ -1367,10 +1370,11 @@ class UsageSums(_message.Message):
         quality_ppm: _builtins.int = ...,
         ups: _builtins.int = ...,
         downs: _builtins.int = ...,
+        answer_saved_nano_usd: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cache_saved_nano_usd", b"cache_saved_nano_usd", "cache_write_extra_nano_usd", b"cache_write_extra_nano_usd", "cache_write_tokens", b"cache_write_tokens", "cached", b"cached", "cached_input_tokens", b"cached_input_tokens", "calls", b"calls", "cancelled", b"cancelled", "cost_nano_usd", b"cost_nano_usd", "downs", b"downs", "duration_ms", b"duration_ms", "estimated", b"estimated", "failed", b"failed", "failed_attempts_nano_usd", b"failed_attempts_nano_usd", "fallback_failed_nano_usd", b"fallback_failed_nano_usd", "fallback_nano_usd", b"fallback_nano_usd", "fallback_primary_nano_usd", b"fallback_primary_nano_usd", "fallbacks", b"fallbacks", "first_token_ms", b"first_token_ms", "first_tokens", b"first_tokens", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "quality_ppm", b"quality_ppm", "rated", b"rated", "reasoning_tokens", b"reasoning_tokens", "ups", b"ups"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_saved_nano_usd", b"answer_saved_nano_usd", "attempts", b"attempts", "cache_saved_nano_usd", b"cache_saved_nano_usd", "cache_write_extra_nano_usd", b"cache_write_extra_nano_usd", "cache_write_tokens", b"cache_write_tokens", "cached", b"cached", "cached_input_tokens", b"cached_input_tokens", "calls", b"calls", "cancelled", b"cancelled", "cost_nano_usd", b"cost_nano_usd", "downs", b"downs", "duration_ms", b"duration_ms", "estimated", b"estimated", "failed", b"failed", "failed_attempts_nano_usd", b"failed_attempts_nano_usd", "fallback_failed_nano_usd", b"fallback_failed_nano_usd", "fallback_nano_usd", b"fallback_nano_usd", "fallback_primary_nano_usd", b"fallback_primary_nano_usd", "fallbacks", b"fallbacks", "first_token_ms", b"first_token_ms", "first_tokens", b"first_tokens", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "quality_ppm", b"quality_ppm", "rated", b"rated", "reasoning_tokens", b"reasoning_tokens", "ups", b"ups"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1468,6 +1472,7 @@ class UsageCall(_message.Message):
     TRACE_ID_FIELD_NUMBER: _builtins.int
     QUALITY_FIELD_NUMBER: _builtins.int
     VOTE_FIELD_NUMBER: _builtins.int
+    SAVED_NANO_USD_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id."""
     time_ms: _builtins.int
@@ -1503,7 +1508,7 @@ class UsageCall(_message.Message):
     primary_nano_usd: _builtins.int
     """And what the same tokens would have cost there."""
     cache: _builtins.str
-    """The sidecar's own cache: `exact`. Empty: a provider was asked."""
+    """The sidecar's own cache: `exact`, `semantic` or `stale`. Empty: a provider gave the answer."""
     prompt_name: _builtins.str
     """The prompt's name, as the caller told it."""
     prompt_version: _builtins.str
@@ -1516,6 +1521,8 @@ class UsageCall(_message.Message):
     """Feedback. Not set: none."""
     vote: Global___Vote.ValueType
     """Feedback."""
+    saved_nano_usd: _builtins.int
+    """What an answer from the sidecar's own cache had cost when it was made."""
     @_builtins.property
     def caller(self) -> _llm_pb2.Caller:
         """Who asked."""
@@ -1553,10 +1560,11 @@ class UsageCall(_message.Message):
         trace_id: _builtins.str = ...,
         quality: _builtins.float | None = ...,
         vote: Global___Vote.ValueType = ...,
+        saved_nano_usd: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms", "_quality", b"_quality", "caller", b"caller", "first_token_ms", b"first_token_ms", "quality", b"quality", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms", "_quality", b"_quality", "attempts", b"attempts", "cache", b"cache", "caller", b"caller", "cost_nano_usd", b"cost_nano_usd", "cursor", b"cursor", "duration_ms", b"duration_ms", "endpoint", b"endpoint", "failed_attempts_nano_usd", b"failed_attempts_nano_usd", "fallback", b"fallback", "finish", b"finish", "first_token_ms", b"first_token_ms", "id", b"id", "idempotency_key", b"idempotency_key", "model", b"model", "operation", b"operation", "primary_model", b"primary_model", "primary_nano_usd", b"primary_nano_usd", "prompt_name", b"prompt_name", "prompt_version", b"prompt_version", "provider", b"provider", "quality", b"quality", "status", b"status", "time_ms", b"time_ms", "trace_id", b"trace_id", "usage", b"usage", "vote", b"vote"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms", "_quality", b"_quality", "attempts", b"attempts", "cache", b"cache", "caller", b"caller", "cost_nano_usd", b"cost_nano_usd", "cursor", b"cursor", "duration_ms", b"duration_ms", "endpoint", b"endpoint", "failed_attempts_nano_usd", b"failed_attempts_nano_usd", "fallback", b"fallback", "finish", b"finish", "first_token_ms", b"first_token_ms", "id", b"id", "idempotency_key", b"idempotency_key", "model", b"model", "operation", b"operation", "primary_model", b"primary_model", "primary_nano_usd", b"primary_nano_usd", "prompt_name", b"prompt_name", "prompt_version", b"prompt_version", "provider", b"provider", "quality", b"quality", "saved_nano_usd", b"saved_nano_usd", "status", b"status", "time_ms", b"time_ms", "trace_id", b"trace_id", "usage", b"usage", "vote", b"vote"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__first_token_ms: _TypeAlias = _typing.Literal["first_token_ms"]  # noqa: Y015
     _WhichOneofArgType__first_token_ms: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms"]  # noqa: Y015

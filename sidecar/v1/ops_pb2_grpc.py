@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from sidecar.v1 import budgets_pb2 as sidecar_dot_v1_dot_budgets__pb2
 from sidecar.v1 import ops_pb2 as sidecar_dot_v1_dot_ops__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -105,6 +106,71 @@ class OpsServiceStub:
                 '/sidecar.v1.OpsService/GiveFeedback',
                 request_serializer=sidecar_dot_v1_dot_ops__pb2.GiveFeedbackRequest.SerializeToString,
                 response_deserializer=sidecar_dot_v1_dot_ops__pb2.GiveFeedbackResponse.FromString,
+                _registered_method=True)
+        self.ListBudgets = channel.unary_unary(
+                '/sidecar.v1.OpsService/ListBudgets',
+                request_serializer=sidecar_dot_v1_dot_budgets__pb2.ListBudgetsRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_budgets__pb2.ListBudgetsResponse.FromString,
+                _registered_method=True)
+        self.GetBudget = channel.unary_unary(
+                '/sidecar.v1.OpsService/GetBudget',
+                request_serializer=sidecar_dot_v1_dot_budgets__pb2.GetBudgetRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_budgets__pb2.GetBudgetResponse.FromString,
+                _registered_method=True)
+        self.SetBudget = channel.unary_unary(
+                '/sidecar.v1.OpsService/SetBudget',
+                request_serializer=sidecar_dot_v1_dot_budgets__pb2.SetBudgetRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_budgets__pb2.SetBudgetResponse.FromString,
+                _registered_method=True)
+        self.DeleteBudget = channel.unary_unary(
+                '/sidecar.v1.OpsService/DeleteBudget',
+                request_serializer=sidecar_dot_v1_dot_budgets__pb2.DeleteBudgetRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_budgets__pb2.DeleteBudgetResponse.FromString,
+                _registered_method=True)
+        self.ListBalances = channel.unary_unary(
+                '/sidecar.v1.OpsService/ListBalances',
+                request_serializer=sidecar_dot_v1_dot_budgets__pb2.ListBalancesRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_budgets__pb2.ListBalancesResponse.FromString,
+                _registered_method=True)
+        self.TopUpBudget = channel.unary_unary(
+                '/sidecar.v1.OpsService/TopUpBudget',
+                request_serializer=sidecar_dot_v1_dot_budgets__pb2.TopUpBudgetRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_budgets__pb2.TopUpBudgetResponse.FromString,
+                _registered_method=True)
+        self.FreezeTenant = channel.unary_unary(
+                '/sidecar.v1.OpsService/FreezeTenant',
+                request_serializer=sidecar_dot_v1_dot_budgets__pb2.FreezeTenantRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_budgets__pb2.FreezeTenantResponse.FromString,
+                _registered_method=True)
+        self.UnfreezeTenant = channel.unary_unary(
+                '/sidecar.v1.OpsService/UnfreezeTenant',
+                request_serializer=sidecar_dot_v1_dot_budgets__pb2.UnfreezeTenantRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_budgets__pb2.UnfreezeTenantResponse.FromString,
+                _registered_method=True)
+        self.ListReservations = channel.unary_unary(
+                '/sidecar.v1.OpsService/ListReservations',
+                request_serializer=sidecar_dot_v1_dot_budgets__pb2.ListReservationsRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_budgets__pb2.ListReservationsResponse.FromString,
+                _registered_method=True)
+        self.OpenRun = channel.unary_unary(
+                '/sidecar.v1.OpsService/OpenRun',
+                request_serializer=sidecar_dot_v1_dot_budgets__pb2.OpenRunRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_budgets__pb2.OpenRunResponse.FromString,
+                _registered_method=True)
+        self.CloseRun = channel.unary_unary(
+                '/sidecar.v1.OpsService/CloseRun',
+                request_serializer=sidecar_dot_v1_dot_budgets__pb2.CloseRunRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_budgets__pb2.CloseRunResponse.FromString,
+                _registered_method=True)
+        self.ListRuns = channel.unary_unary(
+                '/sidecar.v1.OpsService/ListRuns',
+                request_serializer=sidecar_dot_v1_dot_budgets__pb2.ListRunsRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_budgets__pb2.ListRunsResponse.FromString,
+                _registered_method=True)
+        self.ListRates = channel.unary_unary(
+                '/sidecar.v1.OpsService/ListRates',
+                request_serializer=sidecar_dot_v1_dot_budgets__pb2.ListRatesRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_budgets__pb2.ListRatesResponse.FromString,
                 _registered_method=True)
 
 
@@ -233,6 +299,115 @@ class OpsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListBudgets(self, request, context):
+        """ListBudgets lists the limits: rows of settings, and what operators have set for single accounts.
+
+        INVALID_ARGUMENT: the limit is out of range. Messages of this and the next RPCs are in budgets.proto.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBudget(self, request, context):
+        """GetBudget says what holds for one account and how it stands, also for one that nobody has used: a row of settings gives it its limit.
+
+        INVALID_ARGUMENT: no row makes such an account; the message lists the forms there are. So it is with the next RPCs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetBudget(self, request, context):
+        """SetBudget sets one account's limit in place of settings', from the next call on, and over a restart if there is a server.data_dir.
+
+        INVALID_ARGUMENT: a field is wrong. RESOURCE_EXHAUSTED (OVERLOADED): 100,000 accounts are set already. UNAVAILABLE (STORE_FAILED): it
+        could not be written, and nothing has changed. This and every other change by operators is written down: who, when, before and
+        after, in server.data_dir/audit.jsonl, the log, and as an event of kind `audit`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteBudget(self, request, context):
+        """DeleteBudget gives the account back to settings. It answers OK also when nothing was set. Statuses as SetBudget.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBalances(self, request, context):
+        """ListBalances lists how accounts stand, with what is held by calls in flight. INVALID_ARGUMENT: the limit is out of range.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TopUpBudget(self, request, context):
+        """TopUpBudget adds to an account's limit until its window ends; a run's account has no window. It is kept as spending is ([journal]).
+
+        INVALID_ARGUMENT: a field is wrong, or the account has no such limit to add to. Not idempotent: asked twice, it is added twice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FreezeTenant(self, request, context):
+        """FreezeTenant refuses whatever a tenant wants to spend from now on: BUDGET_EXCEEDED without RetryInfo. Calls in flight end as they are.
+
+        It outlasts a restart as spending does, and holds for this sidecar. INVALID_ARGUMENT: no tenant is named.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnfreezeTenant(self, request, context):
+        """UnfreezeTenant lets a tenant spend again. It answers OK also when it was not frozen.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReservations(self, request, context):
+        """ListReservations lists what calls in flight hold. INVALID_ARGUMENT: the limit is out of range.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OpenRun(self, request, context):
+        """OpenRun begins a run with a plan: from now on the calls of that tenant and run are held to it. The first call may bring the plan along
+        instead (caller.run_plan). A run that is open with the same plan goes on.
+
+        INVALID_ARGUMENT: a plan that cannot be, or another one than the open run's. RESOURCE_EXHAUSTED (OVERLOADED): 10,000 runs are open.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloseRun(self, request, context):
+        """CloseRun ends a run and says what it used. Later calls of it are refused, until it is opened again or 10,000 others were closed.
+
+        A run of which no call came for limits.run_idle_hours is closed by itself; its summary is an event of kind `run`. NOT_FOUND: no such
+        run is open.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRuns(self, request, context):
+        """ListRuns lists open runs and what they have used. INVALID_ARGUMENT: the limit is out of range.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRates(self, request, context):
+        """ListRates lists requests and tokens per minute: what is left of them, and until when. It always answers OK.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OpsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -305,6 +480,71 @@ def add_OpsServiceServicer_to_server(servicer, server):
                     servicer.GiveFeedback,
                     request_deserializer=sidecar_dot_v1_dot_ops__pb2.GiveFeedbackRequest.FromString,
                     response_serializer=sidecar_dot_v1_dot_ops__pb2.GiveFeedbackResponse.SerializeToString,
+            ),
+            'ListBudgets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBudgets,
+                    request_deserializer=sidecar_dot_v1_dot_budgets__pb2.ListBudgetsRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_budgets__pb2.ListBudgetsResponse.SerializeToString,
+            ),
+            'GetBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBudget,
+                    request_deserializer=sidecar_dot_v1_dot_budgets__pb2.GetBudgetRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_budgets__pb2.GetBudgetResponse.SerializeToString,
+            ),
+            'SetBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetBudget,
+                    request_deserializer=sidecar_dot_v1_dot_budgets__pb2.SetBudgetRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_budgets__pb2.SetBudgetResponse.SerializeToString,
+            ),
+            'DeleteBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteBudget,
+                    request_deserializer=sidecar_dot_v1_dot_budgets__pb2.DeleteBudgetRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_budgets__pb2.DeleteBudgetResponse.SerializeToString,
+            ),
+            'ListBalances': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBalances,
+                    request_deserializer=sidecar_dot_v1_dot_budgets__pb2.ListBalancesRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_budgets__pb2.ListBalancesResponse.SerializeToString,
+            ),
+            'TopUpBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.TopUpBudget,
+                    request_deserializer=sidecar_dot_v1_dot_budgets__pb2.TopUpBudgetRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_budgets__pb2.TopUpBudgetResponse.SerializeToString,
+            ),
+            'FreezeTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.FreezeTenant,
+                    request_deserializer=sidecar_dot_v1_dot_budgets__pb2.FreezeTenantRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_budgets__pb2.FreezeTenantResponse.SerializeToString,
+            ),
+            'UnfreezeTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnfreezeTenant,
+                    request_deserializer=sidecar_dot_v1_dot_budgets__pb2.UnfreezeTenantRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_budgets__pb2.UnfreezeTenantResponse.SerializeToString,
+            ),
+            'ListReservations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReservations,
+                    request_deserializer=sidecar_dot_v1_dot_budgets__pb2.ListReservationsRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_budgets__pb2.ListReservationsResponse.SerializeToString,
+            ),
+            'OpenRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenRun,
+                    request_deserializer=sidecar_dot_v1_dot_budgets__pb2.OpenRunRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_budgets__pb2.OpenRunResponse.SerializeToString,
+            ),
+            'CloseRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseRun,
+                    request_deserializer=sidecar_dot_v1_dot_budgets__pb2.CloseRunRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_budgets__pb2.CloseRunResponse.SerializeToString,
+            ),
+            'ListRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRuns,
+                    request_deserializer=sidecar_dot_v1_dot_budgets__pb2.ListRunsRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_budgets__pb2.ListRunsResponse.SerializeToString,
+            ),
+            'ListRates': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRates,
+                    request_deserializer=sidecar_dot_v1_dot_budgets__pb2.ListRatesRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_budgets__pb2.ListRatesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -687,6 +927,357 @@ class OpsService:
             '/sidecar.v1.OpsService/GiveFeedback',
             sidecar_dot_v1_dot_ops__pb2.GiveFeedbackRequest.SerializeToString,
             sidecar_dot_v1_dot_ops__pb2.GiveFeedbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBudgets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/ListBudgets',
+            sidecar_dot_v1_dot_budgets__pb2.ListBudgetsRequest.SerializeToString,
+            sidecar_dot_v1_dot_budgets__pb2.ListBudgetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/GetBudget',
+            sidecar_dot_v1_dot_budgets__pb2.GetBudgetRequest.SerializeToString,
+            sidecar_dot_v1_dot_budgets__pb2.GetBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/SetBudget',
+            sidecar_dot_v1_dot_budgets__pb2.SetBudgetRequest.SerializeToString,
+            sidecar_dot_v1_dot_budgets__pb2.SetBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/DeleteBudget',
+            sidecar_dot_v1_dot_budgets__pb2.DeleteBudgetRequest.SerializeToString,
+            sidecar_dot_v1_dot_budgets__pb2.DeleteBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBalances(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/ListBalances',
+            sidecar_dot_v1_dot_budgets__pb2.ListBalancesRequest.SerializeToString,
+            sidecar_dot_v1_dot_budgets__pb2.ListBalancesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TopUpBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/TopUpBudget',
+            sidecar_dot_v1_dot_budgets__pb2.TopUpBudgetRequest.SerializeToString,
+            sidecar_dot_v1_dot_budgets__pb2.TopUpBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FreezeTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/FreezeTenant',
+            sidecar_dot_v1_dot_budgets__pb2.FreezeTenantRequest.SerializeToString,
+            sidecar_dot_v1_dot_budgets__pb2.FreezeTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnfreezeTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/UnfreezeTenant',
+            sidecar_dot_v1_dot_budgets__pb2.UnfreezeTenantRequest.SerializeToString,
+            sidecar_dot_v1_dot_budgets__pb2.UnfreezeTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReservations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/ListReservations',
+            sidecar_dot_v1_dot_budgets__pb2.ListReservationsRequest.SerializeToString,
+            sidecar_dot_v1_dot_budgets__pb2.ListReservationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OpenRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/OpenRun',
+            sidecar_dot_v1_dot_budgets__pb2.OpenRunRequest.SerializeToString,
+            sidecar_dot_v1_dot_budgets__pb2.OpenRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/CloseRun',
+            sidecar_dot_v1_dot_budgets__pb2.CloseRunRequest.SerializeToString,
+            sidecar_dot_v1_dot_budgets__pb2.CloseRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/ListRuns',
+            sidecar_dot_v1_dot_budgets__pb2.ListRunsRequest.SerializeToString,
+            sidecar_dot_v1_dot_budgets__pb2.ListRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/ListRates',
+            sidecar_dot_v1_dot_budgets__pb2.ListRatesRequest.SerializeToString,
+            sidecar_dot_v1_dot_budgets__pb2.ListRatesResponse.FromString,
             options,
             channel_credentials,
             insecure,

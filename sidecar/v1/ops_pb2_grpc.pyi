@@ -5,6 +5,7 @@ What operators ask a sidecar, usually with grpcurl."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from sidecar.v1 import budgets_pb2 as _budgets_pb2
 from sidecar.v1 import ops_pb2 as _ops_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -93,6 +94,57 @@ class OpsServiceStub:
     NOT_FOUND: no call of that id; where pods share a log, another pod's call can be a second away, or wait at that pod while the shared
     store cannot be reached.
     """
+    ListBudgets: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.ListBudgetsRequest, _budgets_pb2.ListBudgetsResponse]
+    """ListBudgets lists the limits: rows of settings, and what operators have set for single accounts.
+
+    INVALID_ARGUMENT: the limit is out of range. Messages of this and the next RPCs are in budgets.proto.
+    """
+    GetBudget: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.GetBudgetRequest, _budgets_pb2.GetBudgetResponse]
+    """GetBudget says what holds for one account and how it stands, also for one that nobody has used: a row of settings gives it its limit.
+
+    INVALID_ARGUMENT: no row makes such an account; the message lists the forms there are. So it is with the next RPCs.
+    """
+    SetBudget: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.SetBudgetRequest, _budgets_pb2.SetBudgetResponse]
+    """SetBudget sets one account's limit in place of settings', from the next call on, and over a restart if there is a server.data_dir.
+
+    INVALID_ARGUMENT: a field is wrong. RESOURCE_EXHAUSTED (OVERLOADED): 100,000 accounts are set already. UNAVAILABLE (STORE_FAILED): it
+    could not be written, and nothing has changed. This and every other change by operators is written down: who, when, before and
+    after, in server.data_dir/audit.jsonl, the log, and as an event of kind `audit`.
+    """
+    DeleteBudget: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.DeleteBudgetRequest, _budgets_pb2.DeleteBudgetResponse]
+    """DeleteBudget gives the account back to settings. It answers OK also when nothing was set. Statuses as SetBudget."""
+    ListBalances: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.ListBalancesRequest, _budgets_pb2.ListBalancesResponse]
+    """ListBalances lists how accounts stand, with what is held by calls in flight. INVALID_ARGUMENT: the limit is out of range."""
+    TopUpBudget: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.TopUpBudgetRequest, _budgets_pb2.TopUpBudgetResponse]
+    """TopUpBudget adds to an account's limit until its window ends; a run's account has no window. It is kept as spending is ([journal]).
+
+    INVALID_ARGUMENT: a field is wrong, or the account has no such limit to add to. Not idempotent: asked twice, it is added twice.
+    """
+    FreezeTenant: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.FreezeTenantRequest, _budgets_pb2.FreezeTenantResponse]
+    """FreezeTenant refuses whatever a tenant wants to spend from now on: BUDGET_EXCEEDED without RetryInfo. Calls in flight end as they are.
+
+    It outlasts a restart as spending does, and holds for this sidecar. INVALID_ARGUMENT: no tenant is named.
+    """
+    UnfreezeTenant: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.UnfreezeTenantRequest, _budgets_pb2.UnfreezeTenantResponse]
+    """UnfreezeTenant lets a tenant spend again. It answers OK also when it was not frozen."""
+    ListReservations: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.ListReservationsRequest, _budgets_pb2.ListReservationsResponse]
+    """ListReservations lists what calls in flight hold. INVALID_ARGUMENT: the limit is out of range."""
+    OpenRun: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.OpenRunRequest, _budgets_pb2.OpenRunResponse]
+    """OpenRun begins a run with a plan: from now on the calls of that tenant and run are held to it. The first call may bring the plan along
+    instead (caller.run_plan). A run that is open with the same plan goes on.
+
+    INVALID_ARGUMENT: a plan that cannot be, or another one than the open run's. RESOURCE_EXHAUSTED (OVERLOADED): 10,000 runs are open.
+    """
+    CloseRun: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.CloseRunRequest, _budgets_pb2.CloseRunResponse]
+    """CloseRun ends a run and says what it used. Later calls of it are refused, until it is opened again or 10,000 others were closed.
+
+    A run of which no call came for limits.run_idle_hours is closed by itself; its summary is an event of kind `run`. NOT_FOUND: no such
+    run is open.
+    """
+    ListRuns: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.ListRunsRequest, _budgets_pb2.ListRunsResponse]
+    """ListRuns lists open runs and what they have used. INVALID_ARGUMENT: the limit is out of range."""
+    ListRates: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.ListRatesRequest, _budgets_pb2.ListRatesResponse]
+    """ListRates lists requests and tokens per minute: what is left of them, and until when. It always answers OK."""
 
 @_typing.type_check_only
 class OpsServiceAsyncStub(OpsServiceStub):
@@ -159,6 +211,57 @@ class OpsServiceAsyncStub(OpsServiceStub):
     NOT_FOUND: no call of that id; where pods share a log, another pod's call can be a second away, or wait at that pod while the shared
     store cannot be reached.
     """
+    ListBudgets: _aio.UnaryUnaryMultiCallable[_budgets_pb2.ListBudgetsRequest, _budgets_pb2.ListBudgetsResponse]  # type: ignore[assignment]
+    """ListBudgets lists the limits: rows of settings, and what operators have set for single accounts.
+
+    INVALID_ARGUMENT: the limit is out of range. Messages of this and the next RPCs are in budgets.proto.
+    """
+    GetBudget: _aio.UnaryUnaryMultiCallable[_budgets_pb2.GetBudgetRequest, _budgets_pb2.GetBudgetResponse]  # type: ignore[assignment]
+    """GetBudget says what holds for one account and how it stands, also for one that nobody has used: a row of settings gives it its limit.
+
+    INVALID_ARGUMENT: no row makes such an account; the message lists the forms there are. So it is with the next RPCs.
+    """
+    SetBudget: _aio.UnaryUnaryMultiCallable[_budgets_pb2.SetBudgetRequest, _budgets_pb2.SetBudgetResponse]  # type: ignore[assignment]
+    """SetBudget sets one account's limit in place of settings', from the next call on, and over a restart if there is a server.data_dir.
+
+    INVALID_ARGUMENT: a field is wrong. RESOURCE_EXHAUSTED (OVERLOADED): 100,000 accounts are set already. UNAVAILABLE (STORE_FAILED): it
+    could not be written, and nothing has changed. This and every other change by operators is written down: who, when, before and
+    after, in server.data_dir/audit.jsonl, the log, and as an event of kind `audit`.
+    """
+    DeleteBudget: _aio.UnaryUnaryMultiCallable[_budgets_pb2.DeleteBudgetRequest, _budgets_pb2.DeleteBudgetResponse]  # type: ignore[assignment]
+    """DeleteBudget gives the account back to settings. It answers OK also when nothing was set. Statuses as SetBudget."""
+    ListBalances: _aio.UnaryUnaryMultiCallable[_budgets_pb2.ListBalancesRequest, _budgets_pb2.ListBalancesResponse]  # type: ignore[assignment]
+    """ListBalances lists how accounts stand, with what is held by calls in flight. INVALID_ARGUMENT: the limit is out of range."""
+    TopUpBudget: _aio.UnaryUnaryMultiCallable[_budgets_pb2.TopUpBudgetRequest, _budgets_pb2.TopUpBudgetResponse]  # type: ignore[assignment]
+    """TopUpBudget adds to an account's limit until its window ends; a run's account has no window. It is kept as spending is ([journal]).
+
+    INVALID_ARGUMENT: a field is wrong, or the account has no such limit to add to. Not idempotent: asked twice, it is added twice.
+    """
+    FreezeTenant: _aio.UnaryUnaryMultiCallable[_budgets_pb2.FreezeTenantRequest, _budgets_pb2.FreezeTenantResponse]  # type: ignore[assignment]
+    """FreezeTenant refuses whatever a tenant wants to spend from now on: BUDGET_EXCEEDED without RetryInfo. Calls in flight end as they are.
+
+    It outlasts a restart as spending does, and holds for this sidecar. INVALID_ARGUMENT: no tenant is named.
+    """
+    UnfreezeTenant: _aio.UnaryUnaryMultiCallable[_budgets_pb2.UnfreezeTenantRequest, _budgets_pb2.UnfreezeTenantResponse]  # type: ignore[assignment]
+    """UnfreezeTenant lets a tenant spend again. It answers OK also when it was not frozen."""
+    ListReservations: _aio.UnaryUnaryMultiCallable[_budgets_pb2.ListReservationsRequest, _budgets_pb2.ListReservationsResponse]  # type: ignore[assignment]
+    """ListReservations lists what calls in flight hold. INVALID_ARGUMENT: the limit is out of range."""
+    OpenRun: _aio.UnaryUnaryMultiCallable[_budgets_pb2.OpenRunRequest, _budgets_pb2.OpenRunResponse]  # type: ignore[assignment]
+    """OpenRun begins a run with a plan: from now on the calls of that tenant and run are held to it. The first call may bring the plan along
+    instead (caller.run_plan). A run that is open with the same plan goes on.
+
+    INVALID_ARGUMENT: a plan that cannot be, or another one than the open run's. RESOURCE_EXHAUSTED (OVERLOADED): 10,000 runs are open.
+    """
+    CloseRun: _aio.UnaryUnaryMultiCallable[_budgets_pb2.CloseRunRequest, _budgets_pb2.CloseRunResponse]  # type: ignore[assignment]
+    """CloseRun ends a run and says what it used. Later calls of it are refused, until it is opened again or 10,000 others were closed.
+
+    A run of which no call came for limits.run_idle_hours is closed by itself; its summary is an event of kind `run`. NOT_FOUND: no such
+    run is open.
+    """
+    ListRuns: _aio.UnaryUnaryMultiCallable[_budgets_pb2.ListRunsRequest, _budgets_pb2.ListRunsResponse]  # type: ignore[assignment]
+    """ListRuns lists open runs and what they have used. INVALID_ARGUMENT: the limit is out of range."""
+    ListRates: _aio.UnaryUnaryMultiCallable[_budgets_pb2.ListRatesRequest, _budgets_pb2.ListRatesResponse]  # type: ignore[assignment]
+    """ListRates lists requests and tokens per minute: what is left of them, and until when. It always answers OK."""
 
 class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
     """What operators call. Nothing here shows a key, a prompt or an answer. Any call may end in INTERNAL: a defect of the sidecar; report it
@@ -306,5 +409,134 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
         NOT_FOUND: no call of that id; where pods share a log, another pod's call can be a second away, or wait at that pod while the shared
         store cannot be reached.
         """
+
+    @_abc_1.abstractmethod
+    def ListBudgets(
+        self,
+        request: _budgets_pb2.ListBudgetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_budgets_pb2.ListBudgetsResponse, _abc.Awaitable[_budgets_pb2.ListBudgetsResponse]]:
+        """ListBudgets lists the limits: rows of settings, and what operators have set for single accounts.
+
+        INVALID_ARGUMENT: the limit is out of range. Messages of this and the next RPCs are in budgets.proto.
+        """
+
+    @_abc_1.abstractmethod
+    def GetBudget(
+        self,
+        request: _budgets_pb2.GetBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_budgets_pb2.GetBudgetResponse, _abc.Awaitable[_budgets_pb2.GetBudgetResponse]]:
+        """GetBudget says what holds for one account and how it stands, also for one that nobody has used: a row of settings gives it its limit.
+
+        INVALID_ARGUMENT: no row makes such an account; the message lists the forms there are. So it is with the next RPCs.
+        """
+
+    @_abc_1.abstractmethod
+    def SetBudget(
+        self,
+        request: _budgets_pb2.SetBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_budgets_pb2.SetBudgetResponse, _abc.Awaitable[_budgets_pb2.SetBudgetResponse]]:
+        """SetBudget sets one account's limit in place of settings', from the next call on, and over a restart if there is a server.data_dir.
+
+        INVALID_ARGUMENT: a field is wrong. RESOURCE_EXHAUSTED (OVERLOADED): 100,000 accounts are set already. UNAVAILABLE (STORE_FAILED): it
+        could not be written, and nothing has changed. This and every other change by operators is written down: who, when, before and
+        after, in server.data_dir/audit.jsonl, the log, and as an event of kind `audit`.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteBudget(
+        self,
+        request: _budgets_pb2.DeleteBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_budgets_pb2.DeleteBudgetResponse, _abc.Awaitable[_budgets_pb2.DeleteBudgetResponse]]:
+        """DeleteBudget gives the account back to settings. It answers OK also when nothing was set. Statuses as SetBudget."""
+
+    @_abc_1.abstractmethod
+    def ListBalances(
+        self,
+        request: _budgets_pb2.ListBalancesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_budgets_pb2.ListBalancesResponse, _abc.Awaitable[_budgets_pb2.ListBalancesResponse]]:
+        """ListBalances lists how accounts stand, with what is held by calls in flight. INVALID_ARGUMENT: the limit is out of range."""
+
+    @_abc_1.abstractmethod
+    def TopUpBudget(
+        self,
+        request: _budgets_pb2.TopUpBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_budgets_pb2.TopUpBudgetResponse, _abc.Awaitable[_budgets_pb2.TopUpBudgetResponse]]:
+        """TopUpBudget adds to an account's limit until its window ends; a run's account has no window. It is kept as spending is ([journal]).
+
+        INVALID_ARGUMENT: a field is wrong, or the account has no such limit to add to. Not idempotent: asked twice, it is added twice.
+        """
+
+    @_abc_1.abstractmethod
+    def FreezeTenant(
+        self,
+        request: _budgets_pb2.FreezeTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_budgets_pb2.FreezeTenantResponse, _abc.Awaitable[_budgets_pb2.FreezeTenantResponse]]:
+        """FreezeTenant refuses whatever a tenant wants to spend from now on: BUDGET_EXCEEDED without RetryInfo. Calls in flight end as they are.
+
+        It outlasts a restart as spending does, and holds for this sidecar. INVALID_ARGUMENT: no tenant is named.
+        """
+
+    @_abc_1.abstractmethod
+    def UnfreezeTenant(
+        self,
+        request: _budgets_pb2.UnfreezeTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_budgets_pb2.UnfreezeTenantResponse, _abc.Awaitable[_budgets_pb2.UnfreezeTenantResponse]]:
+        """UnfreezeTenant lets a tenant spend again. It answers OK also when it was not frozen."""
+
+    @_abc_1.abstractmethod
+    def ListReservations(
+        self,
+        request: _budgets_pb2.ListReservationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_budgets_pb2.ListReservationsResponse, _abc.Awaitable[_budgets_pb2.ListReservationsResponse]]:
+        """ListReservations lists what calls in flight hold. INVALID_ARGUMENT: the limit is out of range."""
+
+    @_abc_1.abstractmethod
+    def OpenRun(
+        self,
+        request: _budgets_pb2.OpenRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_budgets_pb2.OpenRunResponse, _abc.Awaitable[_budgets_pb2.OpenRunResponse]]:
+        """OpenRun begins a run with a plan: from now on the calls of that tenant and run are held to it. The first call may bring the plan along
+        instead (caller.run_plan). A run that is open with the same plan goes on.
+
+        INVALID_ARGUMENT: a plan that cannot be, or another one than the open run's. RESOURCE_EXHAUSTED (OVERLOADED): 10,000 runs are open.
+        """
+
+    @_abc_1.abstractmethod
+    def CloseRun(
+        self,
+        request: _budgets_pb2.CloseRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_budgets_pb2.CloseRunResponse, _abc.Awaitable[_budgets_pb2.CloseRunResponse]]:
+        """CloseRun ends a run and says what it used. Later calls of it are refused, until it is opened again or 10,000 others were closed.
+
+        A run of which no call came for limits.run_idle_hours is closed by itself; its summary is an event of kind `run`. NOT_FOUND: no such
+        run is open.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRuns(
+        self,
+        request: _budgets_pb2.ListRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_budgets_pb2.ListRunsResponse, _abc.Awaitable[_budgets_pb2.ListRunsResponse]]:
+        """ListRuns lists open runs and what they have used. INVALID_ARGUMENT: the limit is out of range."""
+
+    @_abc_1.abstractmethod
+    def ListRates(
+        self,
+        request: _budgets_pb2.ListRatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_budgets_pb2.ListRatesResponse, _abc.Awaitable[_budgets_pb2.ListRatesResponse]]:
+        """ListRates lists requests and tokens per minute: what is left of them, and until when. It always answers OK."""
 
 def add_OpsServiceServicer_to_server(servicer: OpsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
