@@ -4,12 +4,14 @@
     provider:NAME                                       NOT_SERVING while that provider is down, or cannot be called at all
     node:SERVICE.NODE                                   NOT_SERVING while the breakers of all its candidates are open
 
-While starting and draining all of them are NOT_SERVING. What is asked for is worked out when somebody asks, so that it is never old.
+List tells of all of them. While starting and draining all are NOT_SERVING. What is asked for is worked out when somebody asks, so that it
+is never old.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import grpc
 from grpc_health.v1 import health_pb2 as pb
@@ -38,6 +40,14 @@ class HealthService(health_pb2_grpc.HealthServicer):
         if is_serving is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"nothing here is called {request.service!r}")
         return pb.HealthCheckResponse(status=_status(is_serving))
+
+    async def List(self, request: object, context: Context) -> Any:  # noqa: N802
+        engine = self._engine
+        nodes = {*engine.catalog.nodes, *(node.name for node in engine.health.nodes(engine.clock_ns()))}
+        providers = {*engine.settings.providers, *self._connected()}
+        names = [*self._services, *(f"provider:{name}" for name in sorted(providers)), *(f"node:{name}" for name in sorted(nodes))]
+        listed = {name: pb.HealthCheckResponse(status=_status(self._is_serving(name))) for name in names}
+        return cast(Any, pb).HealthListResponse(statuses=listed)  # the module's types are older than it
 
     async def Watch(self, request: pb.HealthCheckRequest, context: Context) -> AsyncIterator[pb.HealthCheckResponse]:  # noqa: N802
         last = None

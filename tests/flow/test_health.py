@@ -127,6 +127,22 @@ async def test_a_node_without_candidates_makes_the_sidecar_unhealthy_until_one_i
         upstream.on("compatible-spare", Say())
 
 
+async def test_all_that_can_be_asked_for_is_listed(start_sidecar, upstream):
+    sidecar = await start_sidecar("")
+    await sidecar.llm.Generate(ask("nobody.told_of_this"), timeout=10)
+    listed = (await sidecar.health.List(health_pb2.HealthListRequest())).statuses
+    assert {
+        "",
+        "sidecar.v1.LLMService",
+        "sidecar.v1.OpsService",
+        "provider:compatible",
+        "node:flow.chain",
+        "node:nobody.told_of_this",
+    } <= set(listed)
+    for name, said in listed.items():
+        assert said == await sidecar.health.Check(health_pb2.HealthCheckRequest(service=name)), name
+
+
 async def test_names_that_are_not_known(sidecar):
     for name in ("provider:nobody", "node:no.such", "provider:", "node:", "compatible", "provider:compatible "):
         refused = await failed(sidecar.health.Check(health_pb2.HealthCheckRequest(service=name)))
