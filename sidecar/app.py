@@ -58,9 +58,11 @@ from sidecar.policies.latencies import Latencies
 from sidecar.policies.models import Preferences, refusals
 from sidecar.policies.quotas import Quotas
 from sidecar.policies.retries import Retries
+from sidecar.policies.sharing import Sharing
 from sidecar.providers import Provider
-from sidecar.settings import Limits, ProviderSettings, Server, Settings
+from sidecar.settings import Limits, ProviderSettings, Redis, Server, Settings
 from sidecar.store.answers import Answers
+from sidecar.store.cache_vectors import KnownVectors
 from sidecar.store.hints import Hints
 from sidecar.store.journal import JournalWatch, open_ledger
 from sidecar.store.preferences import UserPreferences
@@ -290,6 +292,8 @@ def make_engine(
         left_s = max(0, until_ns - clock_ns()) // 1_000_000_000
         meter.event("set_aside", f"{key} goes behind all others for {left_s} s: {reason}", key=key, reason=reason)
 
+    answers = Answers(settings.cache, wall_ns)
+    ledger = Ledger() if ledger is None else ledger
     return Engine(
         settings=settings,
         catalog=catalog,
@@ -297,7 +301,8 @@ def make_engine(
         preferences=Preferences(settings, catalog, settings.configured),
         budgets=Budgets(settings),
         dear_calls=DearCalls(settings.limits),
-        ledger=Ledger() if ledger is None else ledger,
+        ledger=ledger,
+        sharing=Sharing(settings.fleet, ledger, clock_ns, wall_ns) if settings.redis.url and settings.fleet.share_budgets else None,
         breakers=breakers,
         retries=Retries(settings),
         endpoints=Endpoints(set_aside),
@@ -305,8 +310,9 @@ def make_engine(
         latencies=Latencies(),
         quotas=Quotas(),
         admission=admission,
-        answers=Answers(settings.cache, wall_ns),
+        answers=answers,
         flights=Flights(),
+        vectors=KnownVectors(settings.cache, answers.invalidations),
         user_preferences=UserPreferences(),
         usage=UsageLog(settings, wall_ns),
         degradations=Degradations(settings),
@@ -358,7 +364,7 @@ async def warm_up(engine: Engine) -> None:
 
     loop = asyncio.get_running_loop()
     # An engine of its own, with the shipped limits: these calls are nobody's, are counted nowhere, and a small limit must not stop a start.
-    quiet = make_engine(replace(engine.settings, limits=Limits(), budgets={}), engine.catalog, Log("error"))
+    quiet = make_engine(replace(engine.settings, limits=Limits(), budgets={}, redis=Redis()), engine.catalog, Log("error"))
     quiet.providers.update(engine.providers)
     for operation in ("generate", "stream"):
         now = loop.time()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+from msgspec.structs import replace
 
 from sidecar.answer import Answer
-from sidecar.call import Call, Candidate, Chunk, GenerateRequest, Recalled, Start
+from sidecar.call import Call, Candidate, Chunk, EmbedRequest, GenerateRequest, Recalled, Start, Usage, Vectors
+from sidecar.counting import count_embed
 from sidecar.engine import Engine
-from sidecar.policies.cache_keys import Key
+from sidecar.policies.cache_keys import Key, vector_keys
 from sidecar.policies.cache_rules import Rule, may_keep
 from sidecar.store.answers import Found
 from sidecar.store.cache_entry import Entry, Named
@@ -38,14 +41,15 @@ def server_of(call: Call, entry: Entry) -> Candidate | None:
 
 
 async def give(engine: Engine, call: Call, found: Found, how: Recalled) -> None:
-    """Answer the call with this. Writes recalled, answer and served; a stream's reader gets it in pieces.
+    """Answer the call with this. Writes recalled, saved_nano_usd, answer and served; a stream's reader gets it in pieces.
 
     The answer is the call's own from here on: what happens to the entry meanwhile does not matter.
     """
     served = server_of(call, found.entry)
     assert served is not None  # noqa: S101  (nobody gives what was not looked over)
     answer = found.entry.answer()
-    call.recalled, call.served, call.answer = how, served, answer
+    call.recalled, call.saved_nano_usd = how, how.saved_nano_usd
+    call.served, call.answer = served, answer
     if call.send is None:
         return
     await call.send(Start(served))
@@ -104,6 +108,63 @@ def remember(engine: Engine, call: Call) -> None:
         engine.flights.scatter(digest)
     else:
         engine.flights.hand_over(digest)
+
+
+class Batch:
+    """The texts of an embedding call, for one candidate: vectors that are known, and inputs that are `missing` and have to be asked for.
+
+    Vectors of different models are never mixed: each candidate has its own.
+    """
+
+    __slots__ = ("_call", "_candidate", "_engine", "_keys", "_known", "_texts", "missing")
+
+    def __init__(self, engine: Engine, call: Call, request: EmbedRequest, candidate: Candidate) -> None:
+        self._engine = engine
+        self._call = call
+        self._candidate = candidate
+        self._texts = request.inputs
+        self._keys: list[bytes] | None = None
+        self._known: list[list[float] | None] = []
+        self.missing = request.inputs
+        if call.caching is None:
+            return
+        rule = call.caching.rule
+        self._keys = vector_keys(call, request, candidate, rule.scope, engine.settings.cache.version)
+        if self._keys is not None and rule.reads:
+            self._known = engine.vectors.find(self._keys, engine.clock_ns(), most_age_ns(call))
+            self.missing = tuple(text for text, vector in zip(request.inputs, self._known, strict=True) if vector is None)
+
+    @property
+    def is_partial(self) -> bool:
+        """Not all of it has to be asked for."""
+        return len(self.missing) < len(self._texts)
+
+    @property
+    def missing_tokens(self) -> int:
+        return count_embed(self._candidate.model.tokenizer, self.missing).tokens if self.missing else 0
+
+    def whole(self, reply: Vectors | None) -> Vectors:
+        """All vectors in the order of the inputs; those that have just come are remembered. Writes cached_inputs and saved_nano_usd."""
+        call = self._call
+        if reply is None:
+            reply = Vectors((), Usage(0, 0, 0, 0, 0, 0))
+        if call.caching is not None and call.caching.rule.writes and self._keys is not None:
+            self._remember(call.caching, reply.vectors)
+        if not self.is_partial:
+            return reply
+        fresh = iter(reply.vectors)
+        call.cached_inputs = len(self._texts) - len(self.missing)
+        saved = Usage(max(0, self._candidate.input_tokens - self.missing_tokens))
+        call.saved_nano_usd = self._candidate.model.prices.cost(saved)
+        return replace(reply, vectors=[next(fresh) if vector is None else vector for vector in self._known])
+
+    def _remember(self, caching: Caching, vectors: Sequence[Sequence[float]]) -> None:
+        call, engine = self._call, self._engine
+        keys = [key for key, vector in zip(self._keys or (), self._known or [None] * len(self._texts), strict=True) if vector is None]
+        named = Named(call.tenant, call.user, call.service, call.node_name, _model(self._candidate), "", "")
+        if len(keys) == len(vectors):  # else it is no answer, and whoever asked says so
+            for key, vector in zip(keys, vectors, strict=True):
+                engine.vectors.keep(key, vector, named, caching.rule.life_ms, caching.generation, engine.clock_ns())
 
 
 def _entry(engine: Engine, call: Call, caching: Caching) -> Entry:

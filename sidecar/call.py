@@ -144,7 +144,7 @@ class GenerateRequest(Struct, frozen=True):
     response_format: ResponseFormat | None = None
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice | None = None
-    cache_mode: str = ""
+    cache_mode: str = ""  # default, bypass, refresh, only; "": the node's
     cache_max_age_ms: int | None = None
     on_cut: str = ""  # fail, restart, hold; no_restart: the node's, unless that is restart; "": the node's
     idempotency_key: str = ""
@@ -285,6 +285,12 @@ class Candidate(Struct, frozen=True):
         model = self.model
         return f"{model.provider}#{self.endpoint}/{model.name}" if self.endpoint else f"{model.provider}/{model.name}"
 
+    def dimensions(self, request: EmbedRequest) -> int | None:
+        """The length of vectors that it is asked for: the catalogue's may differ from the provider's own default."""
+        if request.dimensions is None and "dimensions" in self.model.capabilities & self.provider.features:
+            return self.model.dimensions
+        return request.dimensions
+
 
 class Skipped(Struct, frozen=True, gc=False):
     """A model that may not answer this call, and why."""
@@ -340,6 +346,7 @@ class Call:
         "arrived",
         "attempts",
         "begun",
+        "cached_inputs",
         "caching",
         "candidates",
         "complexity",
@@ -364,6 +371,7 @@ class Call:
         "reservation",
         "response_format",
         "run",
+        "saved_nano_usd",
         "send",
         "sent",
         "served",
@@ -422,6 +430,8 @@ class Call:
         # recall; where every model has failed, the stage `stale`
         self.caching: Caching | None = None
         self.recalled: Recalled | None = None
+        self.cached_inputs = 0  # vectors that were remembered; in a batch the attempt stage finds them
+        self.saved_nano_usd = 0
         # reserve
         self.reservation: int | None = None
         self.max_nano_usd = 0

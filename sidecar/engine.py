@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from sidecar.policies.models import Preferences
     from sidecar.policies.quotas import Quotas
     from sidecar.policies.retries import Retries
+    from sidecar.policies.sharing import Sharing
     from sidecar.providers import Provider
     from sidecar.settings import Settings
     from sidecar.store.answers import Answers, Found
+    from sidecar.store.cache_vectors import KnownVectors
     from sidecar.store.preferences import UserPreferences
     from sidecar.store.usage import UsageLog
 
@@ -44,6 +46,7 @@ class Engine(Struct, frozen=True):
     budgets: Budgets
     dear_calls: DearCalls
     ledger: Ledger
+    sharing: Sharing | None  # None: no other pods share the budgets
     breakers: Breakers
     retries: Retries
     endpoints: Endpoints
@@ -53,6 +56,7 @@ class Engine(Struct, frozen=True):
     admission: Admission
     answers: Answers
     flights: Flights[Found]
+    vectors: KnownVectors
     user_preferences: UserPreferences
     usage: UsageLog
     degradations: Degradations

@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Sequence
 from math import inf
 
+from msgspec.structs import replace
+
 from sidecar import schemas
 from sidecar._core import Refusal
 from sidecar.answer import Answer
 from sidecar.billing import billed, images
+from sidecar.caching import Batch
 from sidecar.call import Call, Candidate, Chunk, EmbedAsk, EmbedRequest, GenerateAsk, GenerateRequest, Head, Start, Tried, Vectors
 from sidecar.engine import Engine
 from sidecar.errors import (
@@ -72,6 +75,8 @@ class Try:
         self._answer = Answer()
         self._vectors: Vectors | None = None
         self._asked_at = 0.0
+        self._billed_as = candidate
+        self._is_proof = True  # how it ends says something of the model
         self.opened = False  # it was the failure too many for its breaker
 
     async def run(self) -> None:
@@ -114,7 +119,7 @@ class Try:
         finally:
             # Also reached when the caller went away, time was up or another try won: nobody can be blamed, and what came is paid for.
             end_ns = engine.clock_ns()
-            if outcome is None and ended:
+            if outcome is None and ended and self._is_proof:
                 breaker.success(permit, end_ns)
                 engine.endpoints.succeeded(candidate)
             elif outcome is not None and counts_against(outcome):
@@ -139,7 +144,7 @@ class Try:
         lost = self._race is not None and self._race.winner not in (None, self)
         if self._race is not None and self._race.winner is None:
             self._adopt()  # nobody has won yet: of several that fail the last one is told of
-        usage, estimated, problem = billed(call, candidate, self._answer, self._vectors, outcome, ended=ended)
+        usage, estimated, problem = billed(call, self._billed_as, self._answer, self._vectors, outcome, ended=ended)
         if quota is not None:
             quota.give_back(candidate, usage, end_ns)
         said = "HEDGED" if lost else "ok" if outcome is None and ended else outcome.reason if outcome is not None else "INTERRUPTED"
@@ -187,23 +192,27 @@ class Try:
 
     async def _embed(self, request: EmbedRequest) -> None:
         call, candidate, provider = self._call, self._candidate, self._candidate.provider
-        dimensions = request.dimensions
-        if dimensions is None and "dimensions" in candidate.model.capabilities & provider.features:
-            dimensions = candidate.model.dimensions  # the catalogue's length may differ from the provider's own default
+        known = Batch(self._engine, call, request, candidate)
+        if known.is_partial:
+            self._billed_as = replace(candidate, input_tokens=known.missing_tokens)
+        if not known.missing:
+            self._is_proof = False
+            self._vectors = call.vectors = known.whole(None)
+            return
         _, _, answer_s = self._limits()
         began = self._now()
         until = min(began + answer_s, self._share_until)
         try:
             with TimeLimit(until):
-                ask = EmbedAsk(candidate.model.name, request.inputs, dimensions, request.provider_options)
+                ask = EmbedAsk(candidate.model.name, known.missing, candidate.dimensions(request), request.provider_options)
                 self._vectors = reply = await provider.embed(ask)
                 self._observe(reply.head)
         except TimeoutError:
             raise self._too_slow(self._now() - began, until < began + answer_s) from None
-        if len(reply.vectors) != len(request.inputs):
+        if len(reply.vectors) != len(known.missing):
             self._vectors = None
-            raise ProviderGarbled(f"{provider.name} answered {len(reply.vectors)} vectors for {len(request.inputs)} inputs")
-        call.vectors = reply
+            raise ProviderGarbled(f"{provider.name} answered {len(reply.vectors)} vectors for {len(known.missing)} inputs")
+        call.vectors = known.whole(reply)
         if candidate.fallback:
             wanted = call.candidates[0].model.id if call.candidates[0] is not candidate else "the model wanted first"
             call.notices.append(f"these vectors are {candidate.model.id}'s, not {wanted}'s: another space; never mix them into one index")

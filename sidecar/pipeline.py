@@ -15,6 +15,7 @@ from sidecar.stages.identify import identify
 from sidecar.stages.recall import recall
 from sidecar.stages.reserve import reserve
 from sidecar.stages.settle import settle
+from sidecar.stages.stale import stale
 from sidecar.time_limit import TimeLimit
 
 
@@ -26,6 +27,19 @@ def plan(engine: Engine, call: Call) -> None:
     choose(engine, call)
 
 
+async def _answer(engine: Engine, call: Call) -> None:
+    """Within the call's time; and where every model has failed, with an old answer if that will do."""
+    try:
+        with TimeLimit(call.deadline):
+            if not await recall(engine, call):
+                async with engine.admission.place(call):
+                    reserve(engine, call)
+                    await attempt(engine, call)
+    except (SidecarError, TimeoutError) as error:
+        if not await stale(engine, call, error):
+            raise
+
+
 async def run(engine: Engine, call: Call) -> None:
     """Answer one call, or raise why not: a SidecarError, or CancelledError when the caller went away.
 
@@ -34,11 +48,7 @@ async def run(engine: Engine, call: Call) -> None:
     """
     try:
         plan(engine, call)
-        with TimeLimit(call.deadline):
-            if not await recall(engine, call):
-                async with engine.admission.place(call):
-                    reserve(engine, call)
-                    await attempt(engine, call)
+        await _answer(engine, call)
     except SidecarError as error:
         call.error = error
         raise

@@ -143,6 +143,7 @@ def _call(row: Row) -> pb.UsageCall:
         primary_model=row.primary_model,
         primary_nano_usd=row.primary_nano_usd,
         cache=row.cache,
+        saved_nano_usd=row.answer_saved_nano_usd or 0,
         prompt_name=row.prompt_name,
         prompt_version=row.prompt_version,
         idempotency_key=row.idempotency_key,

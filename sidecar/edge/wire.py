@@ -242,6 +242,7 @@ def embed_response(call: Call, now: float) -> pb.EmbedResponse:
     assert vectors is not None and served is not None  # noqa: S101, PT018  (the pipeline has returned)
     response = pb.EmbedResponse(id=call.id, model=served.model.id, provider=served.model.provider)
     response.vectors.extend([pb.Vector(values=vector) for vector in vectors.vectors])
+    response.cached_inputs = call.cached_inputs
     _account(response, call, served, now)
     if vectors.head is not None and vectors.head.request_id:
         response.provider_request_id = vectors.head.request_id

@@ -47,7 +47,7 @@ class _Times:
 class _Series:
     """The sums of one combination of labels. Plain figures, made into metrics when somebody looks: that costs a call a third."""
 
-    __slots__ = ("cost", "duration", "fallbacks", "first_token", "tokens_in", "tokens_out", "totals")
+    __slots__ = ("cached", "cost", "duration", "fallbacks", "first_token", "saved", "tokens_in", "tokens_out", "totals")
 
     def __init__(self) -> None:
         self.totals: dict[str, int] = {}  # by status
@@ -57,6 +57,8 @@ class _Series:
         self.tokens_out = 0
         self.cost = 0
         self.fallbacks = 0
+        self.cached: dict[str, int] = {}  # by kind of answer, or `miss`
+        self.saved = 0
 
 
 class Metrics:
@@ -125,6 +127,12 @@ class Metrics:
         series.cost += call.nano_usd
         if served is not None and served.fallback and call.error is None:
             series.fallbacks += 1
+        if (how := call.recalled) is not None:
+            kind = "joined" if how.joined else how.kind
+            series.cached[kind] = series.cached.get(kind, 0) + 1
+        elif call.caching is not None and call.caching.rule.reads:
+            series.cached["miss"] = series.cached.get("miss", 0) + 1
+        series.saved += call.saved_nano_usd
         # A caller's own mistake or change of mind is no error of ours or a provider's.
         failed = call.error is not None and not isinstance(call.error, RequestError | Cancelled)
         self._recent.add(where, failed=failed, nano_usd=call.nano_usd, unix_s=time.time())
@@ -146,6 +154,9 @@ class _Calls(Collector):
         used = CounterMetricFamily("llm_token_usage", "Tokens processed; cached and written ones are in.", labels=(*_WHERE, "direction"))
         cost = CounterMetricFamily("llm_cost_nano_usd", "What calls cost, in billionths of a US dollar.", labels=_WHERE)
         fallbacks = CounterMetricFamily("llm_fallback", "Calls that another model than the first choice answered.", labels=_WHERE)
+        help_text = "Calls that may be answered from memory: exact, semantic, stale, joined (waited for an identical call), miss."
+        cached = CounterMetricFamily("llm_cache", help_text, labels=(*_WHERE, "kind"))
+        saved = CounterMetricFamily("llm_cache_saved_nano_usd", "What answers from memory had cost when they were made.", labels=_WHERE)
         for where, series in list(self._series.items()):  # a copy: this runs in a thread of its own
             for status, count in list(series.totals.items()):
                 total.add_metric((*where, status), count)
@@ -155,7 +166,10 @@ class _Calls(Collector):
             used.add_metric((*where, "out"), series.tokens_out)
             cost.add_metric(where, series.cost)
             fallbacks.add_metric(where, series.fallbacks)
-        yield from (total, duration, first, used, cost, fallbacks)
+            for kind, count in list(series.cached.items()):
+                cached.add_metric((*where, kind), count)
+            saved.add_metric(where, series.saved)
+        yield from (total, duration, first, used, cost, fallbacks, cached, saved)
 
 
 class _ReadOnDemand(Collector):

@@ -9,7 +9,7 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.json import Encoder
 
-from sidecar.call import Call, GenerateRequest, Message, Text
+from sidecar.call import Call, Candidate, EmbedRequest, GenerateRequest, Message, Text
 
 _encode = Encoder().encode  # JSON, in the order in which it came: the order of a schema's properties guides the model
 _encode_options = Encoder(order="deterministic").encode  # of a map without an order of its own
@@ -26,6 +26,9 @@ class Key(Struct, frozen=True, gc=False):
     partition: bytes
     question: str
     is_similar: bool
+
+
+NO_KEY = Key(b"", b"", "", False)  # of calls for vectors: each input has a key of its own
 
 
 def key_of(call: Call, scope: Literal["user", "tenant"], version: str) -> Key | None:
@@ -81,3 +84,17 @@ def key_of(call: Call, scope: Literal["user", "tenant"], version: str) -> Key | 
 def _normal(json: bytes) -> bytes:
     """NFC. No composition begins with a character of JSON's own (quote, bracket, comma, colon, backslash), so that none is lost."""
     return json if json.isascii() else unicodedata.normalize("NFC", json.decode()).encode()
+
+
+def vector_keys(
+    call: Call, request: EmbedRequest, candidate: Candidate, scope: Literal["user", "tenant"], version: str
+) -> list[bytes] | None:
+    """A key for each input's vector: never of another tenant, model or length. None: an input is no Unicode."""
+    model = f"{candidate.model.provider}/{candidate.model.name}"
+    user = call.user if scope == "user" else ""
+    try:
+        around = _encode((_FORM, version, call.tenant, scope, user, model, candidate.dimensions(request)))
+        options = _encode_options(request.provider_options)
+        return [hashlib.sha256(around + options + b"\0" + unicodedata.normalize("NFC", text).encode()).digest() for text in request.inputs]
+    except UnicodeEncodeError:
+        return None

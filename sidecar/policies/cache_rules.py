@@ -32,7 +32,7 @@ class Rule(Struct, frozen=True, gc=False):
     life_ms: int
     keep_ms: int  # for how long it is kept: longer than its life where an old answer is better than none
     tool_calls: bool
-    stale: bool
+    stale: bool  # when every model has failed, an old answer is better than none
     semantic: Literal["off", "shadow", "on"]
 
 
@@ -61,7 +61,7 @@ def rule_of(call: Call, settings: CacheSettings) -> Rule | None:
         life_ms=life_ms,
         keep_ms=life_ms + (settings.stale_ms if node.stale else 0),
         tool_calls=node.tool_calls,
-        stale=node.stale,
+        stale=node.stale and mode in ("default", "keep"),
         semantic=node.semantic,
     )
 

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from sidecar.caching import Caching, exact, give, most_age_ns, server_of
-from sidecar.call import Call, GenerateRequest
+from sidecar.caching import Batch, Caching, exact, give, most_age_ns, server_of
+from sidecar.call import Call, EmbedRequest, Recalled
 from sidecar.engine import Engine
 from sidecar.errors import NotCached
-from sidecar.policies.cache_keys import key_of
-from sidecar.policies.cache_rules import rule_of
+from sidecar.policies.cache_keys import NO_KEY, key_of
+from sidecar.policies.cache_rules import Rule, rule_of
 from sidecar.store.answers import Found
 
 
 async def recall(engine: Engine, call: Call) -> bool:
     """Look for an answer to this question, where the call or its node lets the cache be used.
 
-    Writes caching and, where there is an answer, recalled, answer and served, sends it on to a stream's reader, and returns True. False:
-    somebody must be asked; identical calls then wait for what becomes of this one. Raises NotCached in mode `only` where there is none.
+    Writes caching and, where there is an answer, recalled, answer (or vectors) and served, sends it on to a stream's reader, and returns
+    True. False: somebody must be asked; identical calls then wait for what becomes of this one. Raises NotCached in mode `only` where
+    there is none.
     """
     request = call.request
     rule = rule_of(call, engine.settings.cache)
-    if rule is None or not isinstance(request, GenerateRequest):
+    if rule is None:
         return False
+    if isinstance(request, EmbedRequest):
+        return _recall_vectors(engine, call, request, rule)
     key = key_of(call, rule.scope, engine.settings.cache.version)
     if key is None:
         if rule.must:
@@ -40,6 +43,21 @@ async def recall(engine: Engine, call: Call) -> bool:
         return True
     caching.leads = told == "lead"
     return False
+
+
+def _recall_vectors(engine: Engine, call: Call, request: EmbedRequest, rule: Rule) -> bool:
+    """Are all of the first candidate's vectors known? Where some are missing the attempt stage asks for these alone."""
+    call.caching = Caching(rule, NO_KEY, engine.answers.invalidations.generation)
+    if not rule.reads:
+        return False
+    batch = Batch(engine, call, request, call.candidates[0])
+    if batch.missing:
+        if rule.must:
+            raise NotCached(f"cache.mode is only, and {len(batch.missing)} of {len(request.inputs)} inputs are not known; use default")
+        return False
+    call.vectors, call.served = batch.whole(None), call.candidates[0]
+    call.recalled = Recalled("exact", 1.0, 1.0, 0, "", call.saved_nano_usd)
+    return True
 
 
 def _known(engine: Engine, call: Call, digest: bytes) -> Found | None:

@@ -17,7 +17,7 @@ from sidecar.store import usage_sql as sql
 from sidecar.store.usage_rows import COLUMNS, SUMS, BadRow, Row, encoded
 
 FILE: Final = "usage.db"
-_FORM: Final = 1  # of the tables, as the file's user_version
+_FORM: Final = 2  # of the tables, as the file's user_version
 _PIECE: Final = 5_000  # rows deleted in one go, so that writers do not wait long
 _INSERT: Final = f"INSERT INTO llm_calls ({', '.join(COLUMNS)}) VALUES "  # noqa: S608  (of our own names)
 _ONE: Final = f"({', '.join('?' * len(COLUMNS))})"
@@ -51,13 +51,16 @@ class UsageFile:
             file.execute("PRAGMA journal_mode = WAL")
             file.execute("PRAGMA synchronous = NORMAL")
             if form < _FORM:
-                self._migrate()
+                self._migrate(form)
         except sqlite3.Error as error:
             raise StoreFailed(f"cannot use {at}: {error}; repair it or move it away") from None
 
-    def _migrate(self) -> None:
+    def _migrate(self, form: int) -> None:
         with self._file as file:
             file.execute("BEGIN IMMEDIATE")
+            if form == 1:
+                file.execute("ALTER TABLE llm_calls ADD COLUMN answer_saved_nano_usd BIGINT")
+                file.execute("ALTER TABLE llm_days ADD COLUMN answer_saved_nano_usd BIGINT NOT NULL DEFAULT 0")
             file.execute(sql.calls_table("PRIMARY KEY (id)"))
             file.execute("CREATE INDEX IF NOT EXISTS llm_calls_time ON llm_calls (time_ms)")
             # A sum beyond 64 bits would silently become a float here.

@@ -35,6 +35,10 @@ _MIGRATIONS: Final = (
         "CREATE INDEX IF NOT EXISTS llm_calls_time ON llm_calls (time_ms)",
         sql.days_table(),
     ),
+    (
+        "ALTER TABLE llm_calls ADD COLUMN IF NOT EXISTS answer_saved_nano_usd BIGINT",
+        "ALTER TABLE llm_days ADD COLUMN IF NOT EXISTS answer_saved_nano_usd BIGINT NOT NULL DEFAULT 0",
+    ),
 )
 
 

@@ -42,6 +42,7 @@ class Ended(Struct, frozen=True, gc=False):
     status: str
     finish: str
     cache: str
+    saved_nano_usd: int
     served: Candidate | None
     candidates: tuple[Candidate, ...]
     attempts: list[Tried]
@@ -90,7 +91,7 @@ class Row(Struct, array_like=True):
     primary_nano_usd: int  # and what the answer's tokens would have cost there
     cache_saved_nano_usd: int  # what the provider's cached input would have cost more at full price
     cache_write_extra_nano_usd: int  # what writing to that cache cost above the full price
-    cache: str  # our own cache: `exact`; "": a provider was asked
+    cache: str  # our own cache: `exact`, `semantic` or `stale`; "": a provider gave the answer
     prompt_name: str
     prompt_version: str
     idempotency_key: str
@@ -98,6 +99,7 @@ class Row(Struct, array_like=True):
     tags: str  # a JSON object
     quality_ppm: int | None = None  # feedback: 0 to 1,000,000
     vote: int | None = None  # feedback: 1 up, -1 down
+    answer_saved_nano_usd: int = 0  # our own cache: what the answer had cost when it was made
 
 
 COLUMNS: dict[str, str] = {f.name: "TEXT" if f.type is str else "BIGINT" for f in fields(Row)}
@@ -131,6 +133,7 @@ SUMS: dict[str, str] = {
     "quality_ppm": "COALESCE(quality_ppm, 0)",
     "ups": "CASE WHEN vote = 1 THEN 1 ELSE 0 END",
     "downs": "CASE WHEN vote = -1 THEN 1 ELSE 0 END",
+    "answer_saved_nano_usd": "COALESCE(answer_saved_nano_usd, 0)",
 }
 FEEDBACK_SUMS = ("rated", "quality_ppm", "ups", "downs")
 
@@ -151,6 +154,7 @@ def ended(call: Call, duration_s: float, wall_ns: int) -> Ended:
         "ok" if error is None else error.reason,
         (answer.finish or "") if answer is not None else "",
         call.recalled.kind if call.recalled is not None else "",
+        call.saved_nano_usd,
         call.served,
         call.candidates,
         call.attempts,
@@ -210,6 +214,7 @@ def row(one: Ended, days: Days) -> Row:
         idempotency_key=idempotency_key,
         trace_id=one.trace_id,
         tags=_tags(one.caller.tags) if one.caller.tags else "{}",
+        answer_saved_nano_usd=one.saved_nano_usd,
     )
 
 

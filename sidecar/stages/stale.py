@@ -1,0 +1,48 @@
+"""Every model has failed: better an old answer than none, where the node has it so."""
+
+from __future__ import annotations
+
+from sidecar.caching import give, most_age_ns, server_of
+from sidecar.call import Call, Recalled
+from sidecar.engine import Engine
+from sidecar.errors import ProviderContextExceeded, ProviderError, ProviderRejected, RateLimited, SidecarError
+from sidecar.time_limit import TimeLimit
+
+_LAST_S = 1.0  # for a stream's reader to take it; callers' own deadlines are a little later than ours
+
+
+async def stale(engine: Engine, call: Call, failure: SidecarError | TimeoutError) -> bool:
+    """Answer with what was said to the same question before, however old, and say so. Returns whether there was anything.
+
+    Writes recalled, answer and served, and a notice. What the failed tries cost is posted all the same; the old answer costs nothing. Not
+    where the fault is the question's, where the sidecar itself refused, or where the caller has seen part of another answer.
+    """
+    caching = call.caching
+    if caching is None or not caching.rule.stale or call.sent is not None or not _all_have_failed(call, failure):
+        return False
+    found = engine.answers.old(caching.key.digest, engine.clock_ns())
+    if found is None or found.age_ns > most_age_ns(call) or server_of(call, found.entry) is None:
+        return False
+    reason = failure.reason if isinstance(failure, SidecarError) else "DEADLINE_EXCEEDED"
+    call.notices.append(f"every model failed ({reason}); this answer is {_words(found.age_ns)} old, and may no longer be right")
+    how = Recalled("stale", 1.0, 1.0, found.age_ns, found.entry.call_id, found.entry.nano_usd)
+    with TimeLimit(max(call.deadline, engine.clock_ns() / 1e9 + _LAST_S)):
+        await give(engine, call, found, how)
+    return True
+
+
+def _all_have_failed(call: Call, failure: SidecarError | TimeoutError) -> bool:
+    if call.reservation is None:
+        return False  # nobody was asked yet: the sidecar itself said no, or the time was over in its queue
+    if isinstance(failure, TimeoutError):
+        return call.begun is not None
+    return isinstance(failure, ProviderError | RateLimited) and not isinstance(failure, ProviderRejected | ProviderContextExceeded)
+
+
+def _words(age_ns: int) -> str:
+    seconds = age_ns // 1_000_000_000
+    for size, word in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
+        if seconds >= size:
+            many = seconds // size
+            return f"{many} {word}{'s' * (many > 1)}"
+    return f"{seconds} second{'s' * (seconds != 1)}"
