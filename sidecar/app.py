@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import gc
 import importlib
@@ -58,10 +59,13 @@ from sidecar.policies.latencies import Latencies
 from sidecar.policies.models import Preferences, refusals
 from sidecar.policies.quotas import Quotas
 from sidecar.policies.retries import Retries
+from sidecar.policies.runs import summary
 from sidecar.policies.sharing import Sharing
 from sidecar.providers import Provider
 from sidecar.settings import Limits, ProviderSettings, Redis, Server, Settings
 from sidecar.store.answers import Answers
+from sidecar.store.audit import Audit
+from sidecar.store.budget_file import BudgetFile
 from sidecar.store.cache_vectors import KnownVectors
 from sidecar.store.hints import Hints
 from sidecar.store.journal import JournalWatch, open_ledger
@@ -72,6 +76,7 @@ from sidecar.v1 import llm_pb2, llm_pb2_grpc, ops_pb2, ops_pb2_grpc
 
 _HOUSEKEEPING_S = 30.0
 _JOURNAL_WATCH_S = 1.0
+_KEEP_RUNS_S = 1.0
 _MOST_WAITING = 100_000  # calls that have arrived and were not begun: far above any burst of one pod
 _HANDSHAKE_MS = 10_000  # from a gRPC connection's first byte until it has said what HTTP/2 begins with
 _LAST_WORDS_S = 2.0  # for calls that were ended at the end of the grace period to tell their callers
@@ -125,6 +130,10 @@ async def _serve(settings: Settings) -> int:
             await provider.close()
         await asyncio.to_thread(engine.usage.close)
         engine.user_preferences.close()
+        with contextlib.suppress(StoreFailed):  # it was told before
+            await engine.budgets.keep_runs()
+        engine.budget_file.close()
+        engine.audit.close()
         if not await asyncio.to_thread(engine.ledger.close):
             log.write("error", "the journal of what was spent could not be written to its end; as far as there was room it is kept apart")
         log.flush()
@@ -154,7 +163,9 @@ async def _until_stopped(engine: Engine, doors: _Doors, peers: Hints | None) -> 
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled)
-    chores = [loop.create_task(chore) for chore in (_keep_house(engine), _watch_journal(engine), engine.admission.watch())]
+    chores = [
+        loop.create_task(chore) for chore in (_keep_house(engine), _watch_journal(engine), _keep_runs(engine), engine.admission.watch())
+    ]
     upkeeping = loop.create_task(upkeep(engine, peers))
     await asked.wait()
     for chore in chores:
@@ -314,6 +325,8 @@ def make_engine(
         flights=Flights(),
         vectors=KnownVectors(settings.cache, answers.invalidations),
         user_preferences=UserPreferences(),
+        budget_file=BudgetFile(),
+        audit=Audit(),
         usage=UsageLog(settings, wall_ns),
         degradations=Degradations(settings),
         meter=meter,
@@ -536,6 +549,8 @@ def _open_store(engine: Engine) -> None:
     if folder is not None:
         try:
             engine.user_preferences.open(Path(folder))
+            engine.budgets.restore(engine.budget_file.open(Path(folder)), engine.budget_file.keep)
+            engine.audit.open(Path(folder))
             keep_usage(engine, Path(folder))
         except StoreFailed as error:
             raise StartError(error.message) from None
@@ -546,6 +561,23 @@ async def _keep_house(engine: Engine) -> None:
     while True:
         await asyncio.sleep(_HOUSEKEEPING_S)
         engine.ledger.expire(engine.wall_ns())
+
+
+async def _keep_runs(engine: Engine) -> None:
+    """Write down what runs have used, every second, and close those that nobody uses any more."""
+    runs, meter, was_told = engine.budgets.runs, engine.meter, False
+    while True:
+        for unused in runs.idle(engine.wall_ns() // 1_000_000):
+            message, facts = summary(unused, runs.close(unused, engine.ledger))
+            meter.event("run", f"{message}; no call came for limits.run_idle_hours", "info", **facts)
+        try:
+            await engine.budgets.keep_runs()
+            was_told = False
+        except StoreFailed as error:
+            if not was_told:
+                meter.event("alert", f"what runs have used is not kept: {error.message}", "error", key="runs")
+            was_told = True
+        await asyncio.sleep(_KEEP_RUNS_S)
 
 
 async def _watch_journal(engine: Engine) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from sidecar.providers import Provider
     from sidecar.settings import Settings
     from sidecar.store.answers import Answers, Found
+    from sidecar.store.audit import Audit
+    from sidecar.store.budget_file import BudgetFile
     from sidecar.store.cache_vectors import KnownVectors
     from sidecar.store.preferences import UserPreferences
     from sidecar.store.usage import UsageLog
@@ -58,6 +60,8 @@ class Engine(Struct, frozen=True):
     flights: Flights[Found]
     vectors: KnownVectors
     user_preferences: UserPreferences
+    budget_file: BudgetFile
+    audit: Audit
     usage: UsageLog
     degradations: Degradations
     meter: Meter

@@ -9,10 +9,12 @@ from typing import Literal
 from sidecar import VERSION
 from sidecar.call import Call, Candidate
 from sidecar.catalog import Model
+from sidecar.edge.budget_ops import BudgetOps
 from sidecar.edge.calls import Calls
 from sidecar.edge.health import node_statuses, set_health
 from sidecar.edge.rescue import Context, Rescue
 from sidecar.edge.rpc import either_request, make_call
+from sidecar.edge.run_ops import RunOps
 from sidecar.edge.usage_ops import UsageOps
 from sidecar.edge.wire import duration, set_cost
 from sidecar.engine import Engine
@@ -32,7 +34,7 @@ _FORCED: dict[int, Literal["open", "closed"] | None] = {
 }
 
 
-class OpsService(UsageOps, ops_pb2_grpc.OpsServiceServicer):
+class OpsService(BudgetOps, RunOps, UsageOps, ops_pb2_grpc.OpsServiceServicer):
     """Reads what is there; `drain` is the app's, because health has to follow."""
 
     def __init__(self, engine: Engine, calls: Calls, drain: Callable[[], Awaitable[int]], notices: tuple[str, ...]) -> None:

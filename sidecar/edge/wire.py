@@ -34,6 +34,7 @@ from sidecar.call import (
     ToolResult,
 )
 from sidecar.catalog import Model
+from sidecar.edge.run_plans import run_plan
 from sidecar.errors import InvalidRequest
 from sidecar.json_text import UNREADABLE
 from sidecar.v1 import llm_pb2 as pb
@@ -146,6 +147,7 @@ def _caller(message: pb.Caller) -> Caller:
         message.step,
         dict(message.tags),
         _known(_PRIORITIES, message.priority, "caller.priority"),
+        run_plan(message.run_plan, "caller.run_plan") if message.HasField("run_plan") else None,
     )
 
 

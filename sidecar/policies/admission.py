@@ -80,4 +80,7 @@ class Place:
             self._places.leave((admission.clock_ns() - self._began_ns) / 1e6)
         if self._tenant is not None:
             used = sum(tokens(tried.usage) for tried in self._call.attempts)
-            admission.tenants.give_back(self._tenant, max(0, self._asked_tokens - used))
+            if used <= self._asked_tokens:
+                admission.tenants.give_back(self._tenant, self._asked_tokens - used)
+            else:
+                admission.tenants.charge(self._tenant, used - self._asked_tokens)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 
 from msgspec import Struct
+from msgspec.json import decode, encode
 from msgspec.structs import replace
 
 from sidecar._core import Balance, Denial, Rule
 from sidecar.call import Call
 from sidecar.days import zone_of
-from sidecar.policies.runs import Runs, escaped
+from sidecar.errors import InvalidRequest, Overloaded, StoreFailed
+from sidecar.policies.runs import Run, Runs, escaped
 from sidecar.policies.windows import Kind, Windows
 from sidecar.settings import Settings
 from sidecar.settings.budgets import BudgetRow, Mode, account_suffix
+from sidecar.settings.reading import shown
 
 MOST_OVERRIDES = 100_000  # about 40 MB
 _MOST_TOLD = 10_000
+
+Keep = Callable[[Mapping[tuple[str, str], str | None]], Awaitable[None]]
 
 
 class Override(Struct, frozen=True):
@@ -53,7 +59,8 @@ class Row:
             row.mode,
             settings.limits.warn_percent if row.warn_percent is None else row.warn_percent,
         )
-        self._plans = settings.plans if name == "plan_month" else {}
+        self.plans = {name_: plan for name_, plan in settings.plans.items() if plan.is_capped} if name == "plan_month" else {}
+        self._is_always = name == "tenant_day"  # a tenant without limits can be frozen too
         self._rule: Rule | None = None
         self._window: tuple[int, int] | None = None
         self.has_overrides = False
@@ -61,7 +68,7 @@ class Row:
     @property
     def is_limited(self) -> bool:
         """Its accounts are kept whether or not an operator has set one of them."""
-        return _is_limited(self.set) or bool(self._plans)
+        return self._is_always or _is_limited(self.set) or bool(self.plans)
 
     @property
     def pattern(self) -> str:
@@ -93,7 +100,7 @@ class Row:
 
     def of(self, account: str) -> Override:
         """What settings give one account: the row's limits, or those of the plan that is part of its name."""
-        plan = self._plans.get(account.rpartition(":")[0].rpartition(":")[2])
+        plan = self.plans.get(account.rpartition(":")[0].rpartition(":")[2])
         return self.set if plan is None else replace(self.set, limit_nano_usd=plan.month_nano_usd, limit_tokens=plan.month_tokens)
 
     def rule(self, now_ns: int) -> Rule | None:
@@ -104,8 +111,9 @@ class Row:
         return self._rule
 
     def made(self, from_: Override, now_ns: int) -> Rule | None:
+        """The rule that these limits make; None: no account is kept."""
         if not _is_limited(from_) or from_.mode == "off":
-            return None
+            return Rule(window=self._windows.at(now_ns), mode="shadow") if self._is_always else None
         return Rule(
             limit_nano_usd=from_.limit_nano_usd,
             limit_tokens=from_.limit_tokens,
@@ -118,20 +126,21 @@ class Row:
 class Budgets:
     """The accounts of every call, from settings (`limits`, `budgets`, `plans`), operators' overrides and the plans of runs.
 
-    `overrides` are filled from the store at start, and changed by OpsService. `held` lists the reservations that are open.
+    `held` are the reservations that are open. `keep` writes down what operators set and how runs are; keys are (kind, name).
     """
 
     def __init__(self, settings: Settings) -> None:
         limits = settings.limits
         tenant_day = BudgetRow("tenant", limit_nano_usd=limits.tenant_day_nano_usd, limit_tokens=limits.tenant_day_tokens)
         rows = {"tenant_day": tenant_day, **settings.budgets}
-        if any(plan.month_nano_usd is not None or plan.month_tokens is not None for plan in settings.plans.values()):
+        if any(plan.is_capped for plan in settings.plans.values()):
             rows["plan_month"] = BudgetRow("plan", "month")
         self.rows = tuple(Row(name, row, settings) for name, row in rows.items())
         self.overrides: dict[str, Override] = {}
         self._own_rules: dict[str, Rule] = {}
-        self.runs = Runs()
+        self.runs = Runs(settings.limits.run_idle_hours)
         self.held: dict[int, Held] = {}
+        self.keep: Keep = _nowhere
         self._told: dict[str, int] = {}  # accounts that refuse, and until when it needs no telling
 
     def accounts(self, call: Call, now_ns: int) -> tuple[tuple[str, Rule], ...]:
@@ -173,15 +182,55 @@ class Budgets:
         row = self.row_of(account)
         return self.runs.rule_of(account) if row is None else self._rule(row, account, now_ns)
 
-    def in_force(self, account: str) -> Override | None:
-        """What an operator or the settings say of it; None: no row makes such an account."""
-        row = self.row_of(account)
-        return None if row is None else self.overrides.get(account) or row.of(account)
+    def listing(self) -> Iterator[tuple[str, Row, Override, bool]]:
+        """Rows, with `*` for whose the accounts are, and what operators have set (True), in no order."""
+        for row in self.rows:
+            if row.plans:
+                yield from ((f"plan:*:{name}:{row.suffix}", row, row.of(f"plan:*:{name}:{row.suffix}"), False) for name in row.plans)
+            else:
+                yield row.pattern, row, row.set, False
+        for account, own in self.overrides.items():
+            yield account, self.known(account), own, True
 
-    def override(self, account: str, own: Override | None) -> None:
-        """Put it in force from the next call on; None: the settings' again. The account has to be one of a row's."""
+    def restore(self, kept: Mapping[tuple[str, str], str], keep: Keep) -> None:
+        """Put in force what was kept, and keep there from now on. What no row makes any more is left where it is."""
+        self.keep = keep
+        for (kind, name), text in kept.items():
+            if kind == "budget":
+                row = self.row_of(name)
+                if row is not None:
+                    self._put(row, name, decode(text, type=Override))
+            elif kind == "run":
+                self.runs.restore(decode(text, type=Run))
+
+    async def override(self, account: str, own: Override | None) -> None:
+        """Put it in force from the next call on, once it is kept; None: the settings' again. Raises StoreFailed, Overloaded and, for an
+        account that no row makes, InvalidRequest.
+        """
+        row = self.known(account)
+        if own is not None and account not in self.overrides and len(self.overrides) >= MOST_OVERRIDES:
+            raise Overloaded(f"{MOST_OVERRIDES} accounts are set already, no more can be; delete some (OpsService.DeleteBudget)")
+        await self.keep({("budget", account): None if own is None else encode(own).decode()})
+        self._put(row, account, own)
+
+    def known(self, account: str) -> Row:
+        """The row that makes this account. Raises InvalidRequest."""
         row = self.row_of(account)
-        assert row is not None  # noqa: S101
+        if row is None or account == row.pattern:
+            forms = ", ".join(sorted({one.pattern for one in self.rows}))
+            raise InvalidRequest(f"account is {shown(account)}; expected one account of the form {forms} (* is a name)", field="account")
+        return row
+
+    async def keep_runs(self) -> None:
+        """Write down the runs that have changed since the last time. Raises StoreFailed, and then the next time tries again."""
+        changed, self.runs.changed = self.runs.changed, {}
+        try:
+            await self.keep({("run", encode(key).decode()): None if run is None else encode(run).decode() for key, run in changed.items()})
+        except StoreFailed:
+            self.runs.changed = changed | self.runs.changed
+            raise
+
+    def _put(self, row: Row, account: str, own: Override | None) -> None:
         if own is None:
             self.overrides.pop(account, None)
         else:
@@ -220,6 +269,10 @@ class Budgets:
         facts = _facts(denial.account, 100, self.rule_of(denial.account, now_ns), denial.unit, used, denial.limit)
         used_words = f"{_worded(used, denial.unit)} of {_worded(denial.limit, denial.unit)} are used or held"
         return f"account {denial.account} refuses calls: {used_words}, and {_worded(denial.asked, denial.unit)} were asked for", facts
+
+
+async def _nowhere(_: Mapping[tuple[str, str], str | None]) -> None:
+    """There is no folder: it lives as long as the process."""
 
 
 def _facts(account: str, percent: int, rule: Rule | None, unit: str, used: int, limit: int) -> dict[str, str]:

@@ -13,6 +13,7 @@ from sidecar.errors import BudgetExceeded, InvalidRequest, NotAllowed, Overloade
 
 _MOST_RUNS = 10_000  # about 100 MB with 100 agents each and nothing forgotten; a few MB as runs are
 _MOST_AGENTS = 100
+DEFAULT_RESERVE_PERCENT = 15
 _MOST_CLOSED = 10_000
 _MOST_STEPS_SEEN = 10_000  # of one run: beyond that a step asked again is taken for a new one
 _RANK = {"critical": 0, "normal": 1, "optional": 2}
@@ -24,7 +25,7 @@ class Share(Struct, frozen=True):
     max_input_tokens: int | None = None
     max_output_tokens: int | None = None
     max_nano_usd: int | None = None
-    model: str = ""  # the only one it may ask; "": any
+    model: str = ""  # the one it asks, others only as fallbacks; "": any
     priority: Priority = "normal"
 
 
@@ -34,7 +35,7 @@ class RunPlan(Struct, frozen=True):
     tenant: str
     run: str
     total_nano_usd: int
-    reserve_percent: int = 15
+    reserve_percent: int = DEFAULT_RESERVE_PERCENT
     max_steps: int | None = None
     agents: Mapping[str, Share] = {}
 
@@ -99,7 +100,8 @@ class Runs:
     Nothing here awaits, so what a call is let in with is there when the ledger is asked.
     """
 
-    def __init__(self, most: int = _MOST_RUNS) -> None:
+    def __init__(self, idle_hours: int = 24, most: int = _MOST_RUNS) -> None:
+        self._idle_ms = idle_hours * 3_600_000
         self._most = most
         self._runs: dict[tuple[str, str], Run] = {}
         self._rules: dict[str, Rule] = {}
@@ -153,9 +155,16 @@ class Runs:
         return run
 
     def restore(self, run: Run) -> None:
-        """Put it among the open ones as it was kept."""
+        """Put it among the open ones as it was kept; calls of another process hold nothing any more."""
+        run.in_flight = 0
+        for tally in run.tallies.values():
+            tally.pending_input = tally.pending_output = 0
         self._runs[run.plan.tenant, run.plan.run] = run
         self._rules |= run.rules()
+
+    def idle(self, now_ms: int) -> list[Run]:
+        """Those that had no call for so long that they are closed without being asked to be."""
+        return [run for run in self._runs.values() if not run.in_flight and now_ms - run.used_ms >= self._idle_ms]
 
     def close(self, run: Run, ledger: Ledger) -> Balance | None:
         """End it and its accounts. Returns the total's last balance; calls in flight can still settle, new ones are refused."""
@@ -186,15 +195,17 @@ class Runs:
 
     def share(self, call: Call) -> Share | None:
         """What the plan gives the call's agent; None: no plan, or no share in it."""
-        run = self._runs.get((call.tenant, call.run)) if call.run else None
-        return run.plan.agents.get(call.agent) if run is not None else None
+        run = self._runs.get((call.tenant, call.run))
+        plan = run.plan if run is not None else call.request.caller.run_plan
+        return None if plan is None else plan.agents.get(call.agent)
 
     def output_left(self, call: Call) -> int | None:
-        """How many tokens the agent may still put out; None: no limit."""
+        """How many tokens the call's agent may still put out; None: no limit."""
         share = self.share(call)
         if share is None or share.max_output_tokens is None:
             return None
-        tally = self._runs[call.tenant, call.run].tally(call.agent)
+        run = self._runs.get((call.tenant, call.run))
+        tally = Tally() if run is None else run.tally(call.agent)
         return max(0, share.max_output_tokens - tally.output_tokens - tally.pending_output)
 
     def check(self, run: Run, call: Call, ledger: Ledger, now_ns: int) -> None:
@@ -286,6 +297,23 @@ class Runs:
         key = (run.plan.tenant, run.plan.run)
         if key in self._runs:
             self.changed[key] = run
+
+
+def summary(run: Run, last: Balance | None) -> tuple[str, dict[str, str]]:
+    """What a run that was closed has used, in words and as facts."""
+    plan = run.plan
+    used = 0 if last is None else last.used_nano_usd
+    facts = {
+        "tenant": plan.tenant,
+        "run": plan.run,
+        "used": str(used),
+        "limit": str(plan.total_nano_usd),
+        "steps": str(run.steps),
+        "refused": str(run.refused),
+        "agents": ", ".join(f"{name or '(others)'}: {tally.nano_usd}" for name, tally in sorted(run.tallies.items())),
+    }
+    spent = f"{used / 1e9:.6f} of {plan.total_nano_usd / 1e9:.6f} USD"
+    return f"run {plan.run} of tenant {plan.tenant} is closed: {spent}, {run.steps} steps, {run.refused} calls refused", facts
 
 
 def check(plan: RunPlan) -> None:

@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 from sidecar._core import Limiter
 from sidecar.errors import RateLimited
+from sidecar.policies.quotas import Standing, Unit
 from sidecar.settings import Limits
 
 _MOST_TENANTS = 10_000  # callers choose their names; the memory must not grow with them
+_UNITS: tuple[Unit, Unit] = ("requests", "tokens")
 _MINUTE_NS = 60_000_000_000
 _SHORTEST_S = 0.001  # the event loop's timers count in milliseconds
 
@@ -77,6 +79,23 @@ class TenantLimits:
         """What was taken and not used; who waits may have it."""
         tenant.limiter.give_back(tokens, self._clock_ns(), requests)
         self._serve(tenant)
+
+    def charge(self, tenant: Tenant, tokens: int) -> None:
+        """What was used beyond what was taken, by tries that had to be repeated: as far as the tenant has some left."""
+        now_ns = self._clock_ns()
+        left = tenant.limiter.remaining(now_ns)[1]
+        if left is not None:
+            tenant.limiter.observe("tokens", now_ns, remaining=max(0, left - tokens))
+
+    def standings(self, name: str) -> tuple[int, list[Standing]]:
+        """How many of the tenant's calls wait, and how its limits stand."""
+        now_ns, tenant = self._clock_ns(), self._tenants.get(name)
+        left = self._limits if tenant is None else tenant.limiter.remaining(now_ns)
+        found = []
+        for unit, limit, has in zip(_UNITS, self._limits, left, strict=True):
+            if limit is not None and has is not None:
+                found.append(Standing(name, unit, limit, has, -(-(limit - has) * _MINUTE_NS // limit)))
+        return 0 if tenant is None else len(tenant.line), found
 
     def _serve(self, tenant: Tenant) -> None:
         """Let through who can be, and look again when the next one can."""

@@ -378,6 +378,10 @@ class Plan(Struct, frozen=True):
     month_nano_usd: NanoUsd | None = field(default=None, name="month_usd")
     month_tokens: Tokens | None = None
 
+    @property
+    def is_capped(self) -> bool:
+        return self.month_nano_usd is not None or self.month_tokens is not None
+
 
 class Tiers(Struct, frozen=True):
     """The models for easy, usual and hard questions (`complexity`)."""
@@ -477,6 +481,7 @@ class Limits(Struct, frozen=True):
     call_halt_nano_usd: NanoUsd = field(default=NanoUsd(10_000_000_000), name="call_halt_usd")
     call_notify_every_ms: Milliseconds = 300_000
     call_throttle_ms: Milliseconds = 60_000
+    run_idle_hours: Annotated[int, Meta(ge=1, le=8_760)] = 24  # a run with a plan is closed after so long without a call
     tenant_requests_per_minute: Count | None = None  # None: not limited
     tenant_tokens_per_minute: Count | None = None
 

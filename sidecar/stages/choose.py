@@ -9,7 +9,7 @@ from sidecar.call import Call, Candidate, Complexity, EmbedRequest, Feature, Ski
 from sidecar.catalog import Model
 from sidecar.counting import Size
 from sidecar.engine import Engine
-from sidecar.errors import BudgetExceeded, NoCandidate, PromptTooLong, UnsupportedFeature
+from sidecar.errors import BudgetExceeded, NoCandidate, NotAllowed, PromptTooLong, UnsupportedFeature
 from sidecar.policies.complexity import estimate
 from sidecar.policies.endpoints import in_order
 from sidecar.policies.models import Choice, Preference
@@ -52,7 +52,7 @@ def choose(engine: Engine, call: Call) -> None:
             too_long = _too_long(call, model, size)
             skipped.append(Skipped(model.id, too_long))
             continue
-        tokens, estimated, most = size.tokens, size.estimated, _most_output(call, model, size)
+        tokens, estimated, most = size.tokens, size.estimated, _most_output(engine, call, model, size)
         candidate = Candidate(
             model,
             provider,
@@ -96,7 +96,7 @@ def _preference(engine: Engine, call: Call, *, is_throttled: bool) -> Preference
     found = engine.preferences.of(
         call.service,
         call.node_name,
-        request.model,
+        _requested(engine, call),
         embed=embed,
         plan=call.plan if plan is not None else "",
         preferred=preferred,
@@ -105,6 +105,18 @@ def _preference(engine: Engine, call: Call, *, is_throttled: bool) -> Preference
     if complexity and not is_throttled and any(choice.wish == "complexity" for choice in found.choices):
         call.complexity = complexity
     return found
+
+
+def _requested(engine: Engine, call: Call) -> str:
+    """The request's own choice, or that of the plan of its run. Raises NotAllowed where they differ."""
+    asked = call.request.model
+    share = engine.budgets.runs.share(call) if call.run else None
+    if share is None or not share.model:
+        return asked
+    if asked and engine.catalog.model(asked).id != engine.catalog.model(share.model).id:
+        why = f"model is {asked}, and the plan of run {call.run} gives agent {call.agent} {share.model}; leave it out"
+        raise NotAllowed(why, field="model")
+    return share.model
 
 
 def _complexity(call: Call) -> Complexity:
@@ -148,7 +160,7 @@ def _too_long(call: Call, model: Model, size: Size) -> str:
     return f"{model.id} takes in {model.context_tokens} tokens and {what} has {known}"
 
 
-def _most_output(call: Call, model: Model, size: Size) -> int:
+def _most_output(engine: Engine, call: Call, model: Model, size: Size) -> int:
     """The output limit for this model. It is a ceiling, not a wish: it shrinks to what the prompt leaves, down to 1."""
     request = call.request
     if isinstance(request, EmbedRequest):
@@ -158,6 +170,8 @@ def _most_output(call: Call, model: Model, size: Size) -> int:
     if most is None:
         most = (call.node.max_output_tokens if call.node is not None else None) or _DEFAULT_OUTPUT_TOKENS
         most = min(most, limit) if limit else most
+        left = engine.budgets.runs.output_left(call) if call.run else None
+        most = most if left is None else max(1, min(most, left))
     elif limit and most > limit:
         call.notices.append(f"max_output_tokens {most} is more than {model.id} can give; it was lowered to {limit}")
         most = limit

@@ -43,6 +43,8 @@ def identify(engine: Engine, call: Call) -> None:
     call.node_name = node
     call.tenant = said["tenant"] or "default"
     call.user, call.plan, call.run, call.agent = said["user"], said["plan"], said["run"], said["agent"]
+    if caller.run_plan is not None and not call.run:
+        raise InvalidRequest("caller.run_plan is set and caller.run is not; expected the run that the plan is of", field="caller.run")
     call.trace_id = _trace_id(metadata["traceparent"]) if "traceparent" in metadata else ""
     if node:
         call.node = engine.catalog.nodes.get(f"{call.service}.{node}")

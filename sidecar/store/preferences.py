@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sidecar.errors import StoreFailed
+from sidecar.store.small_file import open_small_file, unusable
 
 if TYPE_CHECKING:
     import sqlite3
@@ -61,29 +62,12 @@ class UserPreferences:
 
     def open(self, folder: Path) -> None:
         """Keep them in a file in this folder, which is made if need be, and read what is there. Raises StoreFailed."""
-        import sqlite3  # 2 MB that a sidecar without a folder does without
-
         self._path = path = folder / FILE
+        self._file = file = open_small_file(path, _FORM, _TABLE)  # used by one thread at a time: by this one now, then by the writer
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600)  # users' names are nobody else's business
-        except OSError as error:
-            raise StoreFailed(f"cannot write {path} (server.data_dir): {error.strerror}") from None
-        try:
-            # By one thread at a time: by this one now, then by the writer.
-            self._file = file = sqlite3.connect(path, timeout=5, check_same_thread=False)
-            (form,) = file.execute("PRAGMA user_version").fetchone()
-            if form > _FORM:
-                raise StoreFailed(
-                    f"cannot use {path} (server.data_dir): a later version of the sidecar wrote it; run that, or move it away"
-                )
-            file.execute("PRAGMA journal_mode = WAL")
-            file.execute("PRAGMA synchronous = FULL")
-            file.execute(_TABLE)
-            file.execute(f"PRAGMA user_version = {_FORM}")
             rows = file.execute("SELECT tenant, user, model FROM preferences ORDER BY rowid DESC LIMIT ?", (self._most,)).fetchall()
-        except sqlite3.Error as error:
-            raise StoreFailed(f"cannot use {path} (server.data_dir): {error}; repair it or move it away") from None
+        except file.Error as error:
+            raise unusable(path, error) from None
         self._models = {(tenant, user): model for tenant, user, model in reversed(rows)}
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="preferences")
 

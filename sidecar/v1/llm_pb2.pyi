@@ -342,7 +342,7 @@ class AgentShare(_message.Message):
     max_nano_usd: _builtins.int
     """Nano-dollars, in all of its calls. Not set: up to the run's total. Negative, or more than the total, is invalid."""
     model: _builtins.str
-    """The only model it may ask. Empty: any."""
+    """The model it asks, others only as fallbacks; a call that names another is refused. Empty: any."""
     priority: Global___Priority.ValueType
     """When the plan runs short, what agents that matter more have not used of their max_nano_usd is kept for them. Not set: as NORMAL."""
     def __init__(

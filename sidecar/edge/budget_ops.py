@@ -1,0 +1,276 @@
+"""The operators' door to budgets: limits, balances, reservations, and who may spend."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+
+from msgspec.structs import asdict
+
+from sidecar._core import Balance
+from sidecar.edge.audit import Audited
+from sidecar.edge.rescue import Context, Rescue
+from sidecar.edge.wire import duration
+from sidecar.engine import Engine
+from sidecar.errors import InvalidRequest
+from sidecar.policies.budgets import Override, Row
+from sidecar.settings.budgets import Mode
+from sidecar.stages.identify import checked_name
+from sidecar.v1 import budgets_pb2 as pb
+from sidecar.v1 import llm_pb2
+
+_MODES: dict[int, Mode] = {
+    pb.BUDGET_MODE_UNSPECIFIED: "refuse",
+    pb.BUDGET_MODE_REFUSE: "refuse",
+    pb.BUDGET_MODE_WARN: "warn",
+    pb.BUDGET_MODE_SHADOW: "shadow",
+    pb.BUDGET_MODE_OFF: "off",
+}
+_NUMBERS = {
+    "refuse": pb.BUDGET_MODE_REFUSE,
+    "warn": pb.BUDGET_MODE_WARN,
+    "shadow": pb.BUDGET_MODE_SHADOW,
+    "off": pb.BUDGET_MODE_OFF,
+}
+_LONGEST = 4_096  # bytes of an account's name, as the ledger has it
+
+
+class BudgetOps:
+    """The part of OpsService that shows and changes budgets."""
+
+    _engine: Engine
+
+    async def ListBudgets(self, request: pb.ListBudgetsRequest, context: Context) -> pb.ListBudgetsResponse:  # noqa: N802
+        async with Rescue(context, self._engine.meter.log):
+            limit = listed(request.limit, 1_000, 10_000)
+            listing = self._engine.budgets.listing()
+            rest = (one for one in listing if one[0].startswith(request.prefix) and one[0] > request.after)
+            found = heapq.nsmallest(limit, rest, key=lambda one: one[0])
+            return pb.ListBudgetsResponse(budgets=[_budget(account, row, own, is_overridden=is_own) for account, row, own, is_own in found])
+
+    async def GetBudget(self, request: pb.GetBudgetRequest, context: Context) -> pb.GetBudgetResponse:  # noqa: N802
+        async with Rescue(context, self._engine.meter.log):
+            account = _named(request.account)
+            rule = self._engine.budgets.runs.rule_of(account)
+            if rule is None:
+                budget = self._in_force(account, self._engine.budgets.known(account))
+            else:
+                budget = pb.Budget(account=account, limit_nano_usd=rule.limit_nano_usd, mode=pb.BUDGET_MODE_REFUSE)
+            return pb.GetBudgetResponse(budget=budget, balance=self._balance(account))
+
+    async def SetBudget(self, request: pb.SetBudgetRequest, context: Context) -> pb.SetBudgetResponse:  # noqa: N802
+        async with Rescue(context, self._engine.meter.log):
+            engine, account = self._engine, _named(request.account)
+            row = engine.budgets.known(account)
+            own = _override(request, row.of(account))
+            async with engine.audit.turn, Audited(engine, context, "SetBudget", account, self._before(account, row), _words(own)):
+                await engine.budgets.override(account, own)
+            return pb.SetBudgetResponse(budget=self._in_force(account, row), balance=self._balance(account))
+
+    async def DeleteBudget(self, request: pb.DeleteBudgetRequest, context: Context) -> pb.DeleteBudgetResponse:  # noqa: N802
+        async with Rescue(context, self._engine.meter.log):
+            engine, account = self._engine, _named(request.account)
+            row = engine.budgets.known(account)
+            async with engine.audit.turn:
+                if account in engine.budgets.overrides:
+                    after = _words(row.of(account))
+                    async with Audited(engine, context, "DeleteBudget", account, self._before(account, row), after):
+                        await engine.budgets.override(account, None)
+            return pb.DeleteBudgetResponse(budget=self._in_force(account, row))
+
+    async def ListBalances(self, request: pb.ListBalancesRequest, context: Context) -> pb.ListBalancesResponse:  # noqa: N802
+        async with Rescue(context, self._engine.meter.log):
+            limit, prefix, after = listed(request.limit, 100, 1_000), request.prefix, request.after
+            ledger = self._engine.ledger
+
+            def names() -> list[str]:
+                # More than asked for: of accounts that were not used in their window there is nothing to show.
+                return heapq.nsmallest(10 * limit, (name for name in ledger.names() if name.startswith(prefix) and name > after))
+
+            balances: list[pb.Balance] = []
+            while len(balances) < limit and (found := await asyncio.to_thread(names)):
+                now_ns = self._engine.wall_ns()
+                live = [name for name in found if ledger.balance(name, now_ns) is not None]
+                balances += [self._balance(name) for name in live[: limit - len(balances)]]
+                after = found[-1]
+            return pb.ListBalancesResponse(balances=balances)
+
+    async def TopUpBudget(self, request: pb.TopUpBudgetRequest, context: Context) -> pb.TopUpBudgetResponse:  # noqa: N802
+        async with Rescue(context, self._engine.meter.log):
+            engine, account = self._engine, _named(request.account)
+            for field in ("nano_usd", "tokens"):
+                if getattr(request, field) < 0:
+                    raise InvalidRequest(f"{field} is {getattr(request, field)}; expected 0 or more", field=field)
+            if not request.nano_usd and not request.tokens:
+                raise InvalidRequest("neither nano_usd nor tokens is set; expected one of them or both", field="nano_usd")
+            now_ns = engine.wall_ns()
+            rule = engine.budgets.runs.rule_of(account)
+            if rule is None:
+                engine.budgets.known(account)
+                rule = engine.budgets.rule_of(account, now_ns)
+            for field, limit in (
+                ("nano_usd", rule and rule.limit_nano_usd),
+                ("tokens", rule and rule.limit_tokens),
+            ):
+                if getattr(request, field) and limit is None:
+                    raise InvalidRequest(f"{account} has no limit in {field} to add to; SetBudget gives it one", field=field)
+            assert rule is not None  # noqa: S101
+            async with engine.audit.turn:
+                before = engine.ledger.balance(account, now_ns)
+                was = (0, 0) if before is None else (before.topped_up_nano_usd, before.topped_up_tokens)
+                is_ = (was[0] + request.nano_usd, was[1] + request.tokens)
+                if max(is_) + max(rule.limit_nano_usd or 0, rule.limit_tokens or 0) > 2**63 - 1:
+                    raise InvalidRequest("the limit would be more than 9223372036854775807; add less", field="nano_usd")
+                async with Audited(engine, context, "TopUpBudget", account, _topped_up(*was), _topped_up(*is_)):
+                    engine.ledger.top_up(account, rule, request.nano_usd, request.tokens, now_ns)
+            return pb.TopUpBudgetResponse(balance=self._balance(account))
+
+    async def FreezeTenant(self, request: pb.FreezeTenantRequest, context: Context) -> pb.FreezeTenantResponse:  # noqa: N802
+        async with Rescue(context, self._engine.meter.log):
+            return pb.FreezeTenantResponse(was_frozen=await self._freeze(context, request.tenant, is_frozen=True))
+
+    async def UnfreezeTenant(self, request: pb.UnfreezeTenantRequest, context: Context) -> pb.UnfreezeTenantResponse:  # noqa: N802
+        async with Rescue(context, self._engine.meter.log):
+            return pb.UnfreezeTenantResponse(was_frozen=await self._freeze(context, request.tenant, is_frozen=False))
+
+    async def _freeze(self, context: Context, name: str, *, is_frozen: bool) -> bool:
+        """Returns whether the tenant was frozen."""
+        if not name:
+            raise InvalidRequest("tenant is empty; expected the tenant that is meant", field="tenant")
+        engine, tenant = self._engine, checked_name(name, "tenant")
+        account = f"tenant:{tenant}:day"  # every call of the tenant is on it
+        action, change = ("FreezeTenant", engine.ledger.freeze) if is_frozen else ("UnfreezeTenant", engine.ledger.unfreeze)
+        async with engine.audit.turn, Audited(engine, context, action, tenant, {}, {"frozen": is_frozen}):
+            was_as_asked = not change(account)
+        return was_as_asked if is_frozen else not was_as_asked
+
+    async def ListReservations(self, request: pb.ListReservationsRequest, context: Context) -> pb.ListReservationsResponse:  # noqa: N802
+        async with Rescue(context, self._engine.meter.log):
+            limit, now_ns = listed(request.limit, 100, 10_000), self._engine.wall_ns()
+            found = [held for held in self._engine.budgets.held.values() if request.tenant in ("", held.call.tenant)]
+            response = pb.ListReservationsResponse(total=len(found))
+            for held in found[:limit]:
+                call = held.call
+                caller = llm_pb2.Caller(
+                    service=call.service,
+                    node=call.node_name,
+                    tenant=call.tenant,
+                    user=call.user,
+                    plan=call.plan,
+                    run=call.run,
+                    agent=call.agent,
+                )
+                response.reservations.add(
+                    call=call.id,
+                    caller=caller,
+                    nano_usd=call.max_nano_usd,
+                    tokens=call.max_tokens,
+                    age=duration((now_ns - held.since_ns) / 1e9),
+                    accounts=held.accounts,
+                )
+            return response
+
+    def _in_force(self, account: str, row: Row) -> pb.Budget:
+        own = self._engine.budgets.overrides.get(account)
+        return _budget(account, row, own or row.of(account), is_overridden=own is not None)
+
+    def _before(self, account: str, row: Row) -> dict[str, object]:
+        return _words(self._engine.budgets.overrides.get(account) or row.of(account))
+
+    def _balance(self, account: str) -> pb.Balance:
+        now_ns = self._engine.wall_ns()
+        found, rule = self._engine.ledger.balance(account, now_ns), self._engine.budgets.rule_of(account, now_ns)
+        shown = pb.Balance(account=account) if found is None else balance_message(account, found, now_ns)
+        if rule is None:
+            return shown
+        # What was set since the account was last used is in force with its next call.
+        shown.ClearField("limit_nano_usd")
+        shown.ClearField("limit_tokens")
+        if rule.limit_nano_usd is not None:
+            shown.limit_nano_usd = rule.limit_nano_usd + shown.topped_up_nano_usd
+        if rule.limit_tokens is not None:
+            shown.limit_tokens = rule.limit_tokens + shown.topped_up_tokens
+        if rule.window is not None:
+            shown.resets_in.CopyFrom(duration((rule.window[1] - now_ns) / 1e9))
+        return shown
+
+
+def balance_message(account: str, found: Balance, now_ns: int) -> pb.Balance:
+    message = pb.Balance(
+        account=account,
+        used_nano_usd=found.used_nano_usd,
+        used_tokens=found.used_tokens,
+        pending_nano_usd=found.pending_nano_usd,
+        pending_tokens=found.pending_tokens,
+        limit_nano_usd=found.limit_nano_usd,
+        limit_tokens=found.limit_tokens,
+        topped_up_nano_usd=found.topped_up_nano_usd,
+        topped_up_tokens=found.topped_up_tokens,
+        overruns=found.overruns,
+        refusals=found.refusals,
+        frozen=found.frozen,
+    )
+    if found.resets_at_ns is not None:
+        message.resets_in.CopyFrom(duration((found.resets_at_ns - now_ns) / 1e9))
+    return message
+
+
+def listed(asked: int, usual: int, most: int) -> int:
+    """How many to list. Raises InvalidRequest."""
+    if not 0 <= asked <= most:
+        raise InvalidRequest(f"limit is {asked}; expected 1 to {most}, or 0 for {usual}", field="limit")
+    return asked or usual
+
+
+def _named(account: str) -> str:
+    if not account or len(account.encode()) > _LONGEST or not account.isprintable():
+        raise InvalidRequest(
+            f"account is {account[:80]!r}; expected 1 to {_LONGEST} bytes of printable characters, for example tenant:acme:day",
+            field="account",
+        )
+    return account
+
+
+def _override(request: pb.SetBudgetRequest, settings: Override) -> Override:
+    """Raises InvalidRequest."""
+    for field in ("limit_nano_usd", "limit_tokens"):
+        if getattr(request, field) < 0:
+            raise InvalidRequest(f"{field} is {getattr(request, field)}; expected 0 or more", field=field)
+    if request.mode not in _MODES:
+        raise InvalidRequest(f"mode is {request.mode}; expected one of {', '.join(pb.BudgetMode.keys())}", field="mode")
+    if not 0 <= request.warn_percent <= 100:
+        raise InvalidRequest(
+            f"warn_percent is {request.warn_percent}; expected 1 to 100, or 0 for {settings.warn_percent}", field="warn_percent"
+        )
+    mode, has = _MODES[request.mode], request.HasField
+    if mode != "off" and not has("limit_nano_usd") and not has("limit_tokens"):
+        why = "neither limit_nano_usd nor limit_tokens is set; expected one of them or both, or mode BUDGET_MODE_OFF for no limit"
+        raise InvalidRequest(why, field="limit_nano_usd")
+    return Override(
+        request.limit_nano_usd if has("limit_nano_usd") else None,
+        request.limit_tokens if has("limit_tokens") else None,
+        mode,
+        request.warn_percent or settings.warn_percent,
+    )
+
+
+def _budget(account: str, row: Row, own: Override, *, is_overridden: bool = False) -> pb.Budget:
+    return pb.Budget(
+        account=account,
+        row=row.name,
+        window=row.row.window,
+        time_zone=row.zone,
+        limit_nano_usd=own.limit_nano_usd,
+        limit_tokens=own.limit_tokens,
+        mode=_NUMBERS[own.mode],
+        warn_percent=own.warn_percent,
+        overridden=is_overridden,
+    )
+
+
+def _words(own: Override) -> dict[str, object]:
+    return asdict(own)
+
+
+def _topped_up(nano_usd: int, tokens: int) -> dict[str, object]:
+    return {"topped_up_nano_usd": nano_usd, "topped_up_tokens": tokens}
