@@ -70,8 +70,9 @@ from sidecar.store.cache_vectors import KnownVectors
 from sidecar.store.hints import Hints
 from sidecar.store.journal import JournalWatch, open_ledger
 from sidecar.store.preferences import UserPreferences
+from sidecar.store.shared_budgets import SharedBudgets
 from sidecar.store.usage import NOT_KEPT, UsageLog
-from sidecar.upkeep import connect_hints, keep_usage, upkeep
+from sidecar.upkeep import connect_budgets, connect_hints, keep_usage, upkeep
 from sidecar.v1 import llm_pb2, llm_pb2_grpc, ops_pb2, ops_pb2_grpc
 
 _HOUSEKEEPING_S = 30.0
@@ -116,6 +117,7 @@ async def _serve(settings: Settings) -> int:
     try:
         await doors.open()
         peers = await connect_hints(engine)
+        budgets = await _share_budgets(engine)
         await connect_all(engine)
         await warm_up(engine)
         _settle_heap()
@@ -123,7 +125,7 @@ async def _serve(settings: Settings) -> int:
         log.write(
             "info", "serving", version=VERSION, environment=settings.profile.name, listen=doors.bound, providers=sorted(engine.providers)
         )
-        await _until_stopped(engine, doors, peers)
+        await _until_stopped(engine, doors, peers, budgets)
     finally:
         await doors.close()
         for provider in engine.providers.values():
@@ -151,7 +153,7 @@ def _settle_heap() -> None:
     gc.set_threshold(20_000, 10, 20)
 
 
-async def _until_stopped(engine: Engine, doors: _Doors, peers: Hints | None) -> None:
+async def _until_stopped(engine: Engine, doors: _Doors, peers: Hints | None, budgets: SharedBudgets | None) -> None:
     """SIGTERM or SIGINT: an orderly end. A second one: an end at once."""
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
@@ -166,7 +168,7 @@ async def _until_stopped(engine: Engine, doors: _Doors, peers: Hints | None) -> 
     chores = [
         loop.create_task(chore) for chore in (_keep_house(engine), _watch_journal(engine), _keep_runs(engine), engine.admission.watch())
     ]
-    upkeeping = loop.create_task(upkeep(engine, peers))
+    upkeeping = loop.create_task(upkeep(engine, peers, budgets))
     await asked.wait()
     for chore in chores:
         chore.cancel()
@@ -175,6 +177,8 @@ async def _until_stopped(engine: Engine, doors: _Doors, peers: Hints | None) -> 
     await doors.finish(grace_ms / 1000)
     upkeeping.cancel()
     await asyncio.wait([upkeeping])
+    if engine.sharing is not None and budgets is not None:
+        await engine.sharing.end(budgets)
 
 
 class _Doors:
@@ -539,6 +543,14 @@ def _open_ledger(settings: Settings) -> tuple[Ledger, list[str]]:
     """What the last process spent. Raises StartError."""
     try:
         return open_ledger(settings)
+    except StoreFailed as error:
+        raise StartError(error.message) from None
+
+
+async def _share_budgets(engine: Engine) -> SharedBudgets | None:
+    """Raises StartError, or SettingsError for what is wrong with [redis]."""
+    try:
+        return await connect_budgets(engine)
     except StoreFailed as error:
         raise StartError(error.message) from None
 

@@ -33,7 +33,7 @@ async def _answer(engine: Engine, call: Call) -> None:
         with TimeLimit(call.deadline):
             if not await recall(engine, call):
                 async with engine.admission.place(call):
-                    reserve(engine, call)
+                    await reserve(engine, call)
                     await attempt(engine, call)
     except (SidecarError, TimeoutError) as error:
         if not await stale(engine, call, error):

@@ -16,8 +16,9 @@ from prometheus_client import Counter, Gauge
 from sidecar.engine import Engine
 from sidecar.policies.breakers import Change
 from sidecar.policies.health_checks import check_all
-from sidecar.store import hints
+from sidecar.store import hints, shared_budgets
 from sidecar.store.hints import Hints
+from sidecar.store.shared_budgets import SharedBudgets
 
 _QUIET_NS = 60_000_000_000  # between two alerts of the same kind
 
@@ -63,6 +64,39 @@ async def connect_hints(engine: Engine) -> Hints | None:
     return peers
 
 
+async def connect_budgets(engine: Engine) -> SharedBudgets | None:
+    """Where settings name a Redis, share the budgets with other pods there, and wait while a new server learns of all pods.
+
+    Raises SettingsError for what is wrong with [redis] or for its missing package, StoreFailed for server.data_dir.
+    """
+    sharing, settings, registry = engine.sharing, engine.settings, engine.meter.metrics.registry
+    if sharing is None:
+        return None
+    alone = {
+        "lease": "each pod goes on within what it has leased, then refuses",
+        "refuse": "calls are refused",
+        "share": "each pod goes on within its share",
+    }[settings.fleet.without_redis]
+
+    def tell(problem: str) -> None:
+        if problem:
+            engine.health.notices["budgets"] = notice = f"shared budgets: {problem}; until that is mended {alone} (fleet.without_redis)"
+            engine.meter.event("health", notice, "error", key="budgets")
+        else:
+            engine.health.notices.pop("budgets", None)
+            engine.meter.event("health", "redis answers: pods share their budgets", "info", key="budgets")
+
+    sharing.tell = tell
+    up = Gauge("llm_shared_budgets_up", "Whether pods share budgets now: 1; 0: Redis is away or learns.", registry=registry)
+    up.set_function(lambda: float(sharing.leases.state == "up"))
+    waits = Gauge("llm_shared_budget_waits", "Calls that waited for Redis because this pod's lease was too small.", registry=registry)
+    waits.set_function(lambda: float(sharing.waits))
+    place = await shared_budgets.connect(settings)
+    if place is not None:
+        await sharing.begin(place, settings.fleet.learn_ms / 1000 + 2)
+    return place
+
+
 def keep_usage(engine: Engine, folder: Path) -> None:
     """Write a row of the usage log for each call that ends, and tell operators when that fails: calls go on.
 
@@ -106,7 +140,7 @@ def keep_usage(engine: Engine, folder: Path) -> None:
     engine.meter.on_call = usage.ended
 
 
-async def upkeep(engine: Engine, peers: Hints | None) -> None:
+async def upkeep(engine: Engine, peers: Hints | None, budgets: SharedBudgets | None = None) -> None:
     """Run until cancelled. A defect in one part is logged and ends that part only."""
 
     async def part(work: Coroutine[Any, Any, None]) -> None:
@@ -121,6 +155,8 @@ async def upkeep(engine: Engine, peers: Hints | None) -> None:
     ]
     if peers is not None:
         parts.append(peers.run())
+    if engine.sharing is not None and budgets is not None:
+        parts.append(engine.sharing.run(budgets))
     async with asyncio.TaskGroup() as group:
         for work in parts:
             group.create_task(part(work))

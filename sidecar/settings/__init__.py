@@ -465,6 +465,22 @@ class Redis(Struct, frozen=True):
 
 class Limits(Struct, frozen=True):
     """What one tenant may spend per day, and what happens to dear calls. Amounts are written `tenant_day_usd = "30"`.
+class Fleet(Struct, frozen=True):
+    """How pods share budgets through [redis]: each spends leases that are set aside for it there, and asks for more before they run out.
+
+    `without_redis`: while Redis is away `lease` lets a pod go on within what it has leased, for `lease_ms`, and then refuses; `refuse` does
+    so at once; `share` lets each pod have its part of what was left besides, by `pods`, and of the limit where it knows nothing: together
+    less than twice the limit.
+    """
+
+    share_budgets: bool = True  # false: each pod has the limits for itself, and Redis is for hints only
+    without_redis: Literal["lease", "refuse", "share"] = "lease"
+    pods: Annotated[int, Meta(ge=1, le=100_000)] | None = None  # how many there are; needed for `share`
+    lease_ms: Annotated[int, Meta(ge=1_000, le=86_400_000)] = 600_000  # a silent pod's lease goes back after this
+    learn_ms: Annotated[int, Meta(ge=100, le=600_000)] = 5_000  # after it has forgotten, Redis is told again for so long before it leases
+    wait_ms: Annotated[int, Meta(ge=1, le=10_000)] = 50  # the most that a call waits for a lease
+
+
 
     A call that cost more than `call_log_usd` is logged, than `call_notify_usd` an alert (of each tenant and node one per cool-down), than
     `call_throttle_usd` sends its tenant's calls of that node to the cheap model of [tiers] for a while; one that could cost more than
@@ -559,6 +575,7 @@ class Tables(Struct, frozen=True):
     redis: Redis = Redis()
     journal: Journal = Journal()
     cache: CacheSettings = CacheSettings()
+    fleet: Fleet = Fleet()
     usage: UsageSettings = UsageSettings()
     logging: Logging = Logging()
     tracing: Tracing = Tracing()

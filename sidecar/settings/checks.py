@@ -39,6 +39,7 @@ def check(settings: Settings) -> None:
     _budgets(settings)
     for name, provider in settings.providers.items():
         _provider(settings, name, provider)
+    _fleet(settings)
     for name in settings.profile.preferred:
         known = sorted({*settings.providers, "ollama"})
         if ALIASES.get(name, name) not in known:
@@ -61,6 +62,16 @@ def _zone(settings: Settings, *table_and_name: str) -> None:
 
 def _budgets(settings: Settings) -> None:
     for name, row in settings.budgets.items():
+def _fleet(settings: Settings) -> None:
+    fleet = settings.fleet
+    if fleet.without_redis == "share" and fleet.pods is None:
+        problem = "is missing, expected how many pods there are: fleet.without_redis = share parts limits by it"
+        raise SettingsError(settings.origin("fleet", "pods"), "", problem)
+    if fleet.learn_ms >= fleet.lease_ms:
+        problem = f"found {fleet.learn_ms}, expected less than fleet.lease_ms, which is {fleet.lease_ms}"
+        raise SettingsError(settings.origin("fleet", "learn_ms"), "", problem)
+
+
         if row.scope is None:
             problem = "is missing, expected one of company, service, node, tenant, user, plan, run, agent"
             raise SettingsError(settings.origin("budgets", name, "scope"), "", problem)

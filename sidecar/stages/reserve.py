@@ -7,32 +7,44 @@ from sidecar.call import Call
 from sidecar.engine import Engine
 from sidecar.errors import BudgetExceeded, StoreFailed
 from sidecar.policies.budgets import Held
+from sidecar.policies.sharing import Sharing
 
 _SLACK_NS = 60_000_000_000  # a reservation outlives its call's deadline: it must not expire while settle is on its way
+_TURNS = 3  # with a lease that has been topped up another call may have been faster
+_AGAIN_MS = 1_000  # after that other pods have been asked for what they do not use
 
 
-def reserve(engine: Engine, call: Call) -> None:
+async def reserve(engine: Engine, call: Call) -> None:
     """Hold the dearest candidate's price, so that concurrent calls can never overspend together.
 
-    Writes reservation, max_nano_usd (nano-USD) and max_tokens. Raises BudgetExceeded with the account, its limit, what is used and
-    when it resets; NotAllowed for what the plan of the call's run does not have; StoreFailed where nothing is to be spent that cannot be
-    written down. Then nothing is held.
+    It waits only where pods share the budgets and what this one has leased is too little (`fleet.wait_ms`). Writes reservation,
+    max_nano_usd (nano-USD) and max_tokens. Raises BudgetExceeded with the account, its limit, what is used and when it resets; NotAllowed
+    for what the plan of the call's run does not have; StoreFailed where nothing is to be spent that cannot be written down, or the other
+    pods cannot be asked. Then nothing is held.
     """
     if engine.ledger.degraded:
         _go_on_or_refuse(engine, call)
-    budgets, ledger = engine.budgets, engine.ledger
+    budgets, ledger, sharing = engine.budgets, engine.ledger, engine.sharing
     call.max_nano_usd = max(c.max_nano_usd for c in call.candidates)
     call.max_tokens = max(c.input_tokens + c.max_output_tokens for c in call.candidates)
-    now_ns = engine.wall_ns()
-    run = budgets.runs.of(call, now_ns) if call.run else None
-    if run is not None:
-        budgets.runs.check(run, call, ledger, now_ns)
-    accounts = budgets.accounts(call, now_ns)
-    ttl_ns = int((call.deadline - call.arrived) * 1e9) + _SLACK_NS
-    held = ledger.reserve(accounts, call.max_nano_usd, call.max_tokens, ttl_ns, now_ns)
+    for turn in range(_TURNS):
+        now_ns = engine.wall_ns()
+        run = budgets.runs.of(call, now_ns) if call.run else None
+        if run is not None:
+            budgets.runs.check(run, call, ledger, now_ns)
+        accounts = budgets.accounts(call, now_ns)
+        leased = accounts if sharing is None else sharing.leased(accounts)
+        ttl_ns = int((call.deadline - call.arrived) * 1e9) + _SLACK_NS
+        held = ledger.reserve(leased, call.max_nano_usd, call.max_tokens, ttl_ns, now_ns)
+        if sharing is None or not isinstance(held, Denial) or held.reason != "lease" or turn == _TURNS - 1:
+            break
+        if not await sharing.more(accounts, (call.max_nano_usd, call.max_tokens)):
+            break
     if isinstance(held, Denial):
         if run is not None:
             budgets.runs.refused(run, call)
+        if sharing is not None and held.reason == "lease":
+            raise _short(sharing, held, now_ns)
         told = budgets.used_up(held, now_ns)
         if told is not None:
             engine.meter.budget(*told)
@@ -45,6 +57,35 @@ def reserve(engine: Engine, call: Call) -> None:
         engine.meter.budget(*budgets.reached(account, ledger.balance(account, now_ns), now_ns))
 
 
+def _short(sharing: Sharing, denial: Denial, now_ns: int) -> BudgetExceeded | StoreFailed:
+    """What this pod may use of a shared budget is too little, and no more was to be had."""
+    known = sharing.leases.standing(denial.account, now_ns)
+    if known is None or sharing.leases.state != "up":
+        why = "is away" if sharing.leases.state == "away" else "has lost its memory and is being told again"
+        if sharing.leases.state == "up":
+            why = "did not answer in time (fleet.wait_ms)"
+        return StoreFailed(
+            f"account {denial.account} is shared by pods, what this one may use of it ({_amount(denial, denial.limit)}) is used up, and "
+            f"the Redis that pods share {why}; try again after a while"
+        )
+    unit = ("nano_usd", "tokens").index(denial.unit)
+    limit, used, taken = (both[unit] for both in known)
+    left = limit - used >= denial.asked  # others hold it for their calls, which mostly cost less
+    wait_ms = _AGAIN_MS if left or denial.resets_at_ns is None else max(0, denial.resets_at_ns - now_ns) // 1_000_000
+    return BudgetExceeded(
+        f"account {denial.account} has a limit of {_amount(denial, limit)} that pods share: {_amount(denial, used)} are used, "
+        f"{_amount(denial, taken - used)} held by calls in flight or set aside for them, and this call may need "
+        f"{_amount(denial, denial.asked)}; lower max_output_tokens, or {'try again after a while' if left else 'wait for the reset'}",
+        account=denial.account,
+        unit=denial.unit,
+        limit=limit,
+        used=taken,
+        asked=denial.asked,
+        resets_at_ns=denial.resets_at_ns,
+        retry_after_ms=wait_ms,
+    )
+
+
 def _go_on_or_refuse(engine: Engine, call: Call) -> None:
     if engine.settings.journal.on_full == "refuse":
         raise StoreFailed(
@@ -53,14 +94,16 @@ def _go_on_or_refuse(engine: Engine, call: Call) -> None:
     call.notices.append("the disk of server.data_dir is full or fails: what this call costs is kept in memory until there is room")
 
 
-def _refusal(denial: Denial, now_ns: int) -> BudgetExceeded:
-    def amount(value: int) -> str:
-        return f"{value / 1e9:.6f} USD" if denial.unit == "nano_usd" else f"{value} tokens"
+def _amount(denial: Denial, value: int) -> str:
+    return f"{value / 1e9:.6f} USD" if denial.unit == "nano_usd" else f"{value} tokens"
 
+
+def _refusal(denial: Denial, now_ns: int) -> BudgetExceeded:
     wait_ms = None if denial.resets_at_ns is None else max(0, denial.resets_at_ns - now_ns) // 1_000_000
     why = (
-        f"has a limit of {amount(denial.limit)}: {amount(denial.used)} are used, {amount(denial.pending)} held by calls in flight, and "
-        f"this call may need {amount(denial.asked)}; lower max_output_tokens, or wait for the reset"
+        f"has a limit of {_amount(denial, denial.limit)}: {_amount(denial, denial.used)} are used, "
+        f"{_amount(denial, denial.pending)} held by calls in flight, and this call may need {_amount(denial, denial.asked)}; lower "
+        "max_output_tokens, or wait for the reset"
     )
     if denial.reason != "limit":
         why, wait_ms = f"is {denial.reason}: nothing may be spent on it", None

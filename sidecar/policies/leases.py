@@ -1,0 +1,447 @@
+"""What this pod may use of budgets that it shares with others: leases, topped up before they run out.
+
+A pod spends only what the meeting place (a Redis, see `store/shared_budgets.py`) has set aside for it, so that a call asks nobody: the
+ledger holds what is used and pending within the lease that comes with each rule. Nothing here waits or reads a clock, so a simulation can
+drive it.
+
+What was spent is told as a sum, not as a change: each pod says what its journal has in the account's window, and a sum told twice is told
+once. Whatever a lost reply, a killed process or a forgetful Redis left open is mended by the next word.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Literal, Protocol
+
+from msgspec import Struct, field
+
+from sidecar._core import Rule
+from sidecar.shares import LARGEST, NEITHER, Answer, Ask, Both, Reply
+
+MOST_AT_ONCE = 100  # accounts in one word; the rest follow
+REPORT_NS = 1_000_000_000
+_SPARE = 0.9  # of a lease's time this pod uses: clocks run at different speeds, and words take their time
+_PAUSE_NS = 250_000_000  # an account in which nothing was left is not asked about again for so long
+_KEEP_NS = 86_400_000_000_000  # after its window an account is remembered for another day, whatever the clocks of pods say
+_ROOM_TURNS = 10  # reports after which room that was not used is given up
+
+UNITS = (0, 1)  # of `Both`
+
+WithoutRedis = Literal["lease", "refuse", "share"]
+State = Literal["away", "learning", "up"]
+
+
+class Sums(Protocol):
+    """What leases read of a ledger's `Balance`."""
+
+    @property
+    def used_nano_usd(self) -> int: ...
+    @property
+    def used_tokens(self) -> int: ...
+    @property
+    def pending_nano_usd(self) -> int: ...
+    @property
+    def pending_tokens(self) -> int: ...
+    @property
+    def limit_nano_usd(self) -> int | None: ...
+    @property
+    def limit_tokens(self) -> int | None: ...
+    @property
+    def resets_at_ns(self) -> int | None: ...
+
+
+class Entry(Struct):
+    """One account in the window that is in force here. `have` and `room` count as `Ask` does."""
+
+    account: str
+    end_ns: int
+    rule: Rule | None = None  # None: known from the journal only, nobody has asked for it since the start
+    have: Both = NEITHER
+    room: Both = NEITHER  # what there should be beyond used and pending
+    need: Both = NEITHER
+    least: Both = NEITHER
+    base: Both = NEITHER  # what others know this pod to have spent beyond its own journal
+    sequence: int = 0
+    known: int = 0
+    answered_ns: int = 0  # when the last answered word was sent
+    used_ns: int = 0
+    quiet_until_ns: int = 0
+    refused: Both = NEITHER  # the least that nobody had, a moment ago
+    told: tuple[Both, Both] | None = None
+    lowest: Both = (LARGEST, LARGEST)  # room that was left since the last look
+    turns: int = 0
+    total: Both = NEITHER
+    taken: Both = NEITHER
+    heard: bool = False
+    others: tuple[tuple[bytes, bytes], ...] = field(default=())
+
+    @property
+    def is_leased(self) -> bool:
+        return self.rule is not None and self.rule.mode == "refuse"
+
+
+class Leases:
+    """The shared accounts of this pod: `leased` and `wants_more` are for calls, `due`, `heard` and `failed` for who talks to Redis."""
+
+    def __init__(
+        self, balance: Callable[[str, int], Sums | None], without: WithoutRedis, pods: int, lease_ns: int, first_sequence: int
+    ) -> None:
+        """`balance` is the ledger's; `pods` is how many are expected, for `without` = "share"; sequences count on from `first_sequence`."""
+        self._balance = balance
+        self._without = without
+        self._pods = max(1, pods)
+        self._lease_ns = lease_ns
+        self._sequence = first_sequence
+        self._entries: dict[str, Entry] = {}
+        self._rules: dict[str, tuple[Rule, tuple[str, Rule]]] = {}  # as they were last handed out
+        self._touched: set[str] = set()
+        self._unreported: set[str] = set()
+        self._due: OrderedDict[str, None] = OrderedDict()
+        self._holding: OrderedDict[str, None] = OrderedDict()  # with a lease, the longest unanswered first
+        self._next_report_ns = 0
+        self._epoch = ""
+        self.state: State = "away"
+        self.untaught: list[tuple[str, int, tuple[tuple[bytes, bytes], ...]]] = []  # what others should be told of others
+
+    # --- a call's path
+
+    def leased(self, accounts: Iterable[tuple[str, Rule]]) -> tuple[tuple[str, Rule], ...]:
+        """The same accounts, each rule with what this pod may use of it. Accounts without a window are this pod's own."""
+        found = []
+        for pair in accounts:
+            name, rule = pair
+            known = self._rules.get(name)
+            if known is None or known[0] is not rule:
+                if rule.window is None:
+                    found.append(pair)
+                    continue
+                known = self._enter(name, rule)
+            found.append(known[1])
+            self._touched.add(name)
+        return tuple(found)
+
+    def wants_more(self, accounts: Iterable[tuple[str, Rule]], ask: Both, now_ns: int, wall_ns: int) -> bool:
+        """Note that a call waits for more on these accounts. False: there is nobody to ask, or nothing left there a moment ago."""
+        if self.state != "up":
+            return False
+        short: list[tuple[Entry, Both]] = []
+        for name, _ in accounts:
+            entry = self._entries.get(name)
+            if entry is None or not entry.is_leased:
+                continue
+            _, held, limit = self._sums(entry, wall_ns)
+            more = _both(ask[unit] if limit[unit] >= 0 and held[unit] + ask[unit] > entry.have[unit] else 0 for unit in UNITS)
+            if more == NEITHER:
+                continue
+            if now_ns < entry.quiet_until_ns and any(more[unit] >= entry.refused[unit] > 0 for unit in UNITS):
+                return False
+            short.append((entry, more))
+        for entry, more in short:
+            entry.least = _both(min(entry.least[unit] or more[unit], more[unit] or entry.least[unit]) for unit in UNITS)
+            entry.need = _sum(entry.need, more)
+            entry.room = _both(max(entry.room[unit], 4 * more[unit]) for unit in UNITS)
+            self._due[entry.account] = None
+            self._due.move_to_end(entry.account, last=False)
+        return True
+
+    # --- talking to the others
+
+    def due(self, now_ns: int, wall_ns: int) -> list[Ask]:
+        """What is to be said now, the most urgent first; at most `MOST_AT_ONCE` accounts. Say it and hand the reply to `heard`."""
+        self._lapse(now_ns)
+        touched, self._touched = self._touched, set()
+        for name in touched & self._entries.keys():
+            self._look(self._entries[name], now_ns, wall_ns)
+            self._unreported.add(name)
+        if now_ns >= self._next_report_ns:
+            self._next_report_ns = now_ns + REPORT_NS
+            for name in self._unreported:
+                self._report(name, wall_ns)
+            self._unreported = {name for name in self._unreported if self._is_moving(name, wall_ns)}
+        self._renew(now_ns)
+        asks: list[Ask] = []
+        while self._due and len(asks) < MOST_AT_ONCE:
+            name, _ = self._due.popitem(last=False)
+            entry = self._entries.get(name)
+            if entry is None:
+                continue
+            if entry.end_ns <= wall_ns:
+                self._forget(entry)
+                continue
+            asks.append(self._ask(entry, wall_ns))
+        return asks
+
+    def is_behind(self) -> bool:
+        """More is to be said than fitted into one word."""
+        return bool(self._due)
+
+    def is_moving(self) -> bool:
+        """Calls have used something since the last report."""
+        return bool(self._touched or self._unreported)
+
+    def heard(self, asks: Sequence[Ask], reply: Reply, sent_ns: int, now_ns: int, wall_ns: int) -> bool:
+        """What the others say to what was said at `sent_ns`. True: they have forgotten all; `learn` from the journal what to tell them."""
+        is_another = reply.epoch != self._epoch
+        if is_another:
+            self._teach_all(reply.epoch)
+        self._turn("learning" if reply.learning else "up")
+        for ask, answer in zip(asks, reply.answers, strict=True):
+            entry = self._entries.get(ask.account)
+            if answer.stale:
+                self._sequence = max(self._sequence, answer.stale)
+                self._due[ask.account] = None
+            elif entry is not None and entry.end_ns == ask.end_ns and entry.sequence == ask.sequence:
+                self._adopt(entry, ask, answer, sent_ns, now_ns)
+        for name, end_ns in reply.short:
+            self._give_back(name, end_ns, wall_ns)
+        return is_another
+
+    def failed(self, asks: Sequence[Ask]) -> None:
+        """Nobody answered. What was asked is asked again when somebody does; calls do not wait for it."""
+        for ask in asks:
+            self._due[ask.account] = None
+        if self.state == "away":
+            return
+        self._turn("away")
+        for entry in map(self._entries.get, self._due):
+            if entry is not None:
+                entry.need = entry.least = NEITHER
+
+    def learn(self, accounts: Iterable[tuple[str, int]]) -> None:
+        """Accounts (name, end of the window) that the journal brought back: the others are told what was spent."""
+        for name, end_ns in accounts:
+            if name not in self._entries:
+                self._entries[name] = Entry(name, end_ns)
+                self._due[name] = None
+
+    def give_all_back(self, wall_ns: int) -> None:
+        """Before the end: leave the others all that is not used."""
+        for name in list(self._holding):
+            entry = self._entries[name]
+            entry.room = NEITHER
+            self._lower(entry, self._sums(entry, wall_ns)[1])
+            self._due[name] = None
+        self._due.update(dict.fromkeys(self._unreported | self._touched))
+
+    # --- for operators
+
+    def standing(self, account: str, wall_ns: int) -> tuple[Both, Both, Both] | None:
+        """The limits (-1: none), what all pods have spent, and what is spent, held or leased by any; None: this pod has not heard of it."""
+        entry = self._entries.get(account)
+        if entry is None or not entry.heard or entry.end_ns <= wall_ns:
+            return None
+        _, held, limit = self._sums(entry, wall_ns)
+        return limit, entry.total, _each(lambda unit: entry.taken[unit] + max(entry.have[unit], held[unit]))
+
+    def may_use(self, account: str, unit: int, now_ns: int) -> int:
+        """Up to where this pod may go on by itself, in the count of `Ask`; 0: it has no lease that still holds."""
+        entry = self._entries.get(account)
+        if entry is None or not entry.is_leased or now_ns - entry.answered_ns >= _SPARE * self._lease_ns:
+            return 0
+        return entry.have[unit]
+
+    # --- inside
+
+    def _enter(self, name: str, rule: Rule) -> tuple[Rule, tuple[str, Rule]]:
+        assert rule.window is not None  # noqa: S101
+        entry = self._entries.get(name)
+        if entry is None or entry.end_ns != rule.window[1]:
+            self._holding.pop(name, None)
+            entry = self._entries[name] = Entry(name, rule.window[1])
+        entry.rule = rule
+        made = self._rules[name] = (rule, (name, self._made(entry, rule)))
+        return made
+
+    def _made(self, entry: Entry, rule: Rule) -> Rule:
+        if rule.mode != "refuse":
+            return rule
+        limits = (rule.limit_nano_usd, rule.limit_tokens)
+        lease = [None if limit is None else self._allowed(entry, unit, limit) for unit, limit in enumerate(limits)]
+        return Rule(
+            limit_nano_usd=rule.limit_nano_usd,
+            limit_tokens=rule.limit_tokens,
+            window=rule.window,
+            warn_percent=rule.warn_percent,
+            mode=rule.mode,
+            lease_nano_usd=lease[0],
+            lease_tokens=lease[1],
+        )
+
+    def _allowed(self, entry: Entry, unit: int, limit: int) -> int:
+        """What this pod may use, in the ledger's own count."""
+        have = entry.have[unit]
+        if self.state == "away" and self._without == "refuse":
+            have = 0
+        elif self.state != "up" and self._without == "share":
+            have = have + max(0, limit - entry.taken[unit] - have) // self._pods if entry.heard else max(have, limit // self._pods)
+        return max(0, have - entry.base[unit])
+
+    def _turn(self, state: State) -> None:
+        if state != self.state:
+            self.state = state
+            if self._without != "lease":
+                self._rules.clear()
+
+    def _sums(self, entry: Entry, wall_ns: int) -> tuple[Both, Both, Both]:
+        """Used, held and the limits (-1: none); what was topped up here counts."""
+        balance = self._balance(entry.account, wall_ns)
+        limit: Both = (-1, -1)
+        if entry.is_leased and entry.rule is not None:
+            limit = (_or_none(entry.rule.limit_nano_usd), _or_none(entry.rule.limit_tokens))
+        if balance is None or balance.resets_at_ns != entry.end_ns:
+            return entry.base, entry.base, limit
+        if entry.is_leased:
+            limit = (_or_none(balance.limit_nano_usd), _or_none(balance.limit_tokens))
+        used = _sum(entry.base, (balance.used_nano_usd, balance.used_tokens))
+        return used, _sum(used, (balance.pending_nano_usd, balance.pending_tokens)), limit
+
+    def _look(self, entry: Entry, now_ns: int, wall_ns: int) -> None:
+        """Whether the account that was just used runs low."""
+        entry.used_ns = now_ns
+        if not entry.is_leased or now_ns < entry.quiet_until_ns:
+            return
+        _, held, limit = self._sums(entry, wall_ns)
+        left = _each(lambda unit: entry.have[unit] - held[unit])
+        entry.lowest = _each(lambda unit: min(entry.lowest[unit], left[unit]))
+        if any(limit[unit] >= 0 and left[unit] < entry.room[unit] // 2 for unit in UNITS):
+            if entry.known == entry.sequence:
+                entry.room = _each(lambda unit: min((1 + (left[unit] < entry.room[unit] // 8)) * entry.room[unit], LARGEST))
+            self._due[entry.account] = None
+
+    def _report(self, name: str, wall_ns: int) -> None:
+        entry = self._entries.get(name)
+        if entry is None:
+            return
+        entry.turns += 1
+        if entry.turns >= _ROOM_TURNS:
+            entry.room = _each(lambda unit: entry.room[unit] // 2 if entry.lowest[unit] > entry.room[unit] * 3 // 4 else entry.room[unit])
+            entry.lowest, entry.turns = (LARGEST, LARGEST), 0
+            _, held, _ = self._sums(entry, wall_ns)
+            self._lower(entry, _each(lambda unit: held[unit] + 2 * entry.room[unit]))
+        if self._sums(entry, wall_ns)[:2] != entry.told:
+            self._due[name] = None
+
+    def _is_moving(self, name: str, wall_ns: int) -> bool:
+        entry = self._entries.get(name)
+        return entry is not None and self._pending(entry, wall_ns) != NEITHER
+
+    def _pending(self, entry: Entry, wall_ns: int) -> Both:
+        used, held, _ = self._sums(entry, wall_ns)
+        return _each(lambda unit: held[unit] - used[unit])
+
+    def _lapse(self, now_ns: int) -> None:
+        """Leases of which nobody has heard for too long are used no more: the others may have them."""
+        while self._holding:
+            entry = self._entries[next(iter(self._holding))]
+            if now_ns - entry.answered_ns < _SPARE * self._lease_ns:
+                return
+            self._lower(entry, NEITHER)
+
+    def _renew(self, now_ns: int) -> None:
+        """Say now and then that leases are still wanted, and give back those that nobody has used."""
+        for name in islice(self._holding, MOST_AT_ONCE):
+            entry = self._entries[name]
+            if now_ns - entry.answered_ns < self._lease_ns // 4:
+                return
+            if now_ns - entry.used_ns > self._lease_ns // 2:
+                entry.room = NEITHER
+            self._due[name] = None
+
+    def _ask(self, entry: Entry, wall_ns: int) -> Ask:
+        used, held, limit = self._sums(entry, wall_ns)
+        if entry.room == NEITHER:
+            self._lower(entry, held)
+        have = _each(lambda unit: min(LARGEST, max(entry.have[unit], held[unit])))
+
+        def wanted(unit: int) -> int:
+            if limit[unit] < 0 or (entry.need == NEITHER and entry.have[unit] - held[unit] >= entry.room[unit] // 2):
+                return have[unit]
+            return min(LARGEST, max(have[unit], held[unit] + entry.need[unit] + entry.room[unit]))
+
+        self._sequence += 1
+        entry.sequence = self._sequence
+        entry.told = (used, held)
+        ask = Ask(
+            account=entry.account,
+            end_ns=entry.end_ns,
+            sequence=entry.sequence,
+            known=entry.known,
+            keep_ms=(entry.end_ns - wall_ns + _KEEP_NS) // 1_000_000,
+            limit=_each(lambda unit: min(LARGEST, limit[unit])),
+            used=_each(lambda unit: min(LARGEST, used[unit])),
+            held=_each(lambda unit: min(LARGEST, held[unit])),
+            have=have,
+            want=_each(wanted),
+            need=_each(lambda unit: min(LARGEST, held[unit] + entry.need[unit]) if entry.need[unit] else 0),
+            least=_each(lambda unit: min(LARGEST, held[unit] + entry.least[unit]) if entry.least[unit] else 0),
+        )
+        entry.need = entry.least = NEITHER
+        return ask
+
+    def _adopt(self, entry: Entry, ask: Ask, answer: Answer, sent_ns: int, now_ns: int) -> None:
+        entry.known, entry.answered_ns, entry.heard = ask.sequence, sent_ns, True
+        entry.base = _each(lambda unit: entry.base[unit] + max(0, answer.used[unit] - ask.used[unit]))
+        entry.have, entry.total, entry.taken, entry.others = answer.lease, answer.total, answer.taken, answer.others
+        # Where less was to be had than wanted, that is the room from now on: it is not asked for again and again.
+        entry.room = _each(lambda unit: min(entry.room[unit], max(0, answer.lease[unit] - ask.held[unit])))
+        short = _each(lambda unit: ask.least[unit] - ask.held[unit] if answer.lease[unit] < ask.least[unit] else 0)
+        if short != NEITHER:
+            entry.quiet_until_ns, entry.refused = now_ns + _PAUSE_NS, short
+        self._rules.pop(entry.account, None)
+        self._holding.pop(entry.account, None)
+        if entry.have != NEITHER:
+            self._holding[entry.account] = None
+        if entry.have == ask.used and entry.room == NEITHER and entry.account not in self._touched:
+            self._forget(entry)  # all is told, and nothing is held or leased: the next use begins anew
+
+    def _lower(self, entry: Entry, most: Both) -> None:
+        lower = _each(lambda unit: min(entry.have[unit], most[unit]))
+        if lower != entry.have:
+            entry.have = lower
+            self._rules.pop(entry.account, None)
+        if lower == NEITHER:
+            self._holding.pop(entry.account, None)
+
+    def _give_back(self, name: str, end_ns: int, wall_ns: int) -> None:
+        """Somebody else needs what is not used here."""
+        entry = self._entries.get(name)
+        if entry is None or entry.end_ns != end_ns:
+            return
+        _, held, _ = self._sums(entry, wall_ns)
+        if any(entry.have[unit] > held[unit] for unit in UNITS):
+            entry.room = NEITHER
+            self._lower(entry, held)
+            self._due[name] = None
+
+    def _teach_all(self, epoch: str) -> None:
+        """The others have forgotten: say again what this pod has spent and leased, and what it knows of them."""
+        self._epoch = epoch
+        for name, entry in self._entries.items():
+            entry.known = 0
+            self._due[name] = None
+            if entry.others:
+                self.untaught.append((name, entry.end_ns, entry.others))
+
+    def _forget(self, entry: Entry) -> None:
+        for table in (self._entries, self._rules, self._holding):
+            table.pop(entry.account, None)
+        self._unreported.discard(entry.account)
+
+
+def _each(of: Callable[[int], int]) -> Both:
+    return of(0), of(1)
+
+
+def _both(values: Iterable[int]) -> Both:
+    money, tokens = values
+    return money, tokens
+
+
+def _sum(one: Both, other: Both) -> Both:
+    return one[0] + other[0], one[1] + other[1]
+
+
+def _or_none(limit: int | None) -> int:
+    return -1 if limit is None else limit

@@ -1,0 +1,166 @@
+"""Budgets that pods share, beside the calls: who waits for more, and one task that talks to the others through `Place`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Protocol
+
+from sidecar._core import Ledger, Rule
+from sidecar.policies.leases import Leases
+from sidecar.settings import Fleet
+from sidecar.shares import Ask, Both, Reply
+
+_LOOK_S = 0.1  # between two looks at what calls have used
+_WORD_NS = 1_000_000_000  # however quiet it is, others may need what is leased here, or have forgotten all
+_PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0)  # after a failure; the learning of a forgetful server takes longer than the last
+_LISTED_AT_ONCE = 1_000
+_KEEP_MS = 86_400_000
+
+Untaught = list[tuple[str, int, tuple[tuple[bytes, bytes], ...]]]
+
+
+class Place(Protocol):
+    """Where pods meet: see `store/shared_budgets.py`."""
+
+    def exchange(self, asks: Sequence[Ask]) -> Awaitable[Reply]: ...
+    def teach(self, untaught: Untaught, keep_ms: int) -> Awaitable[None]: ...
+    def problem(self, error: Exception) -> str: ...
+    def close(self) -> Awaitable[None]: ...
+
+
+class Sharing:
+    """What calls and operators ask of it never waits for the network, but `more`, and that no longer than `fleet.wait_ms`."""
+
+    def __init__(self, settings: Fleet, ledger: Ledger, clock_ns: Callable[[], int], wall_ns: Callable[[], int]) -> None:
+        self.leases = Leases(
+            ledger.balance,
+            settings.without_redis,
+            settings.pods or 1,
+            settings.lease_ms * 1_000_000,
+            wall_ns() // 1000,  # above all of the process before, unless the clock was put back, which is told by the answer
+        )
+        self._ledger = ledger
+        self._wait_s = settings.wait_ms / 1000
+        self._clock_ns = clock_ns
+        self._wall_ns = wall_ns
+        self._something = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
+        self._said_ns = 0
+        self._is_idle = True
+        self._is_up: bool | None = None
+        self.tell: Callable[[str], None] = lambda problem: None  # told once for each change what is wrong, "" if nothing is
+        self.calls = 0  # that were held without waiting, and such that had to wait
+        self.waits = 0
+
+    def leased(self, accounts: Iterable[tuple[str, Rule]]) -> tuple[tuple[str, Rule], ...]:
+        """The accounts of a call, each rule with what this pod may use of it."""
+        if self._is_idle:
+            self._is_idle = False
+            self._something.set()
+        self.calls += 1
+        return self.leases.leased(accounts)
+
+    async def more(self, accounts: Iterable[tuple[str, Rule]], ask: Both) -> bool:
+        """Wait until this pod may perhaps use more. False: that cannot be, or was not in time."""
+        if not self.leases.wants_more(accounts, ask, self._clock_ns(), self._wall_ns()):
+            return False
+        self.waits += 1
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(answered)
+        self._something.set()
+        done, _ = await asyncio.wait((answered,), timeout=self._wait_s)
+        return bool(done)
+
+    async def begin(self, place: Place, within_s: float) -> None:
+        """Before the first call: make oneself known, and wait while a new server learns who is there. A server that is away is not."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._say(place)
+                while self.leases.state == "learning" or self.leases.is_behind():
+                    await asyncio.sleep(_LOOK_S)
+                    self._said_ns = 0
+                    await self._say(place)
+            self._turn("")
+        except Exception as error:
+            self._turn(place.problem(error))
+
+    async def run(self, place: Place) -> None:
+        """Talk until cancelled; whatever fails is begun anew after a pause."""
+        failures = 0
+        while True:
+            try:
+                await self._say(place)
+            except Exception as error:  # also a defect in here must not end the sidecar, nor the trying
+                self._turn(place.problem(error))
+                await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
+                failures += 1
+                continue
+            self._turn("")
+            failures = 0
+            if not self.leases.is_behind():
+                await self._rest()
+
+    def _turn(self, problem: str) -> None:
+        if self._is_up is not (not problem):
+            self._is_up = not problem
+            self.tell(problem)
+
+    async def end(self, place: Place) -> None:
+        """Leave the others what is not used; the last word of this pod."""
+        self.leases.give_all_back(self._wall_ns())
+        try:
+            await self._say(place)
+            while self.leases.is_behind():
+                await self._say(place)
+            await place.close()
+        except Exception as error:
+            self._turn(place.problem(error))
+
+    async def _rest(self) -> None:
+        """Until a call waits, or it is time to look at what calls have used, or for a word."""
+        self._something.clear()
+        if self._waiting:
+            return
+        self._is_idle = not self.leases.is_moving()
+        try:
+            async with asyncio.timeout(_WORD_NS / 1e9 if self._is_idle else _LOOK_S):
+                await self._something.wait()
+        except TimeoutError:
+            return
+
+    async def _say(self, place: Place) -> None:
+        now_ns = self._clock_ns()
+        waiting, self._waiting = self._waiting, []
+        asks = self.leases.due(now_ns, self._wall_ns())
+        try:
+            if not asks and now_ns - self._said_ns < _WORD_NS and self.leases.state == "up":
+                return
+            self._said_ns = now_ns
+            reply = await place.exchange(asks)
+        except BaseException:
+            self.leases.failed(asks)
+            raise
+        finally:
+            for answered in waiting:
+                if not answered.done():
+                    answered.set_result(None)
+        forgotten = self.leases.heard(asks, reply, now_ns, self._clock_ns(), self._wall_ns())
+        if forgotten:
+            async for some in self._journal():
+                self.leases.learn(some)
+        if self.leases.untaught:
+            await place.teach(self.leases.untaught, _KEEP_MS)
+
+    async def _journal(self) -> AsyncIterator[list[tuple[str, int]]]:
+        """Every account with a window in which something was spent; a few at a time, as there may be a million."""
+        names = self._ledger.names()
+        for at in range(0, len(names), _LISTED_AT_ONCE):
+            now_ns = self._wall_ns()
+            some = []
+            for name in names[at : at + _LISTED_AT_ONCE]:
+                balance = self._ledger.balance(name, now_ns)
+                if balance is not None and balance.resets_at_ns is not None and (balance.used_nano_usd or balance.used_tokens):
+                    some.append((name, balance.resets_at_ns))
+            yield some
+            await asyncio.sleep(0)

