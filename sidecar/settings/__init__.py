@@ -16,6 +16,7 @@
     [journal]           how safely spending is kept in server.data_dir   SIDECAR_JOURNAL__FSYNC=interval
     [budgets.NAME]      limits of services, nodes, users, plans, runs and of all together: see `budgets.py`
     [cache]             what is remembered of answers, and where; one node's is [nodes.SERVICE.NODE.cache]: see `caching.py`
+    [alerts]            whom to tell of trouble: chat, webhook, e-mail; see `alerts.py`    SIDECAR_ALERTS__CHAT_URL=https://...
     [usage]             the usage log: for how long, which days, a PostgreSQL that pods share
     [catalog] [timeouts] [limits] [admission] [health] [redis] [logging] [tracing]
 
@@ -39,6 +40,7 @@ from msgspec.structs import replace
 from sidecar.call import Feature
 from sidecar.errors import SettingsError
 from sidecar.settings import variables
+from sidecar.settings.alerts import AlertSettings, open_alerts
 from sidecar.settings.budgets import BUDGETS, BudgetRow
 from sidecar.settings.caching import CacheSettings, NodeCache
 from sidecar.settings.checks import check, open_doors
@@ -577,6 +579,7 @@ class Tables(Struct, frozen=True):
     cache: CacheSettings = CacheSettings()
     fleet: Fleet = Fleet()
     usage: UsageSettings = UsageSettings()
+    alerts: AlertSettings = AlertSettings()
     logging: Logging = Logging()
     tracing: Tracing = Tracing()
 
@@ -641,7 +644,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     }
     settings = Settings(**values, node_models=node_models, notices=notices, source=source)
     check(settings)
-    return replace(settings, notices=(*notices, *open_doors(settings), *_idle(settings, raw)))
+    return replace(settings, notices=(*notices, *open_doors(settings), *open_alerts(settings), *_idle(settings, raw)))
 
 
 def _idle(settings: Settings, raw: Mapping[str, Any]) -> Iterator[str]:

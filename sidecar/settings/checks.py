@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.days import zone_of
 from sidecar.errors import SettingsError
+from sidecar.settings.alerts import check_alerts
 from sidecar.settings.budgets import account_suffix
 from sidecar.settings.reading import nearest, shown
 from sidecar.settings.variables import ALIASES, KINDS
@@ -34,6 +35,7 @@ def check(settings: Settings) -> None:
     """Raises SettingsError for the first mistake found."""
     _doors(settings)
     _usage(settings)
+    check_alerts(settings)
     for table, zone in (("limits", settings.limits.time_zone), ("usage", settings.usage.time_zone)):
         _zone(settings, table, zone)
     _budgets(settings)

@@ -24,7 +24,10 @@ NanoUsd = NewType("NanoUsd", int)  # 1 USD is 1_000_000_000
 PicoUsdPerToken = NewType("PicoUsdPerToken", int)  # 1 USD per million tokens is 1_000_000; written as USD per million tokens
 DIGITS = {NanoUsd: 9, PicoUsdPerToken: 6}
 
-_SECRETS = {"api_key", "langchain_api_key", "headers", "sha256", "ops_sha256", "password", "postgres_password"}
+_SECRETS = {
+    "api_key", "langchain_api_key", "headers", "sha256", "ops_sha256", "password", "postgres_password",
+    "chat_url", "webhook_url", "webhook_key",
+}  # fmt: skip
 _LOOKS_LIKE_A_KEY = re.compile(r"(.*/)?(sk-|AIza|gsk_|lsv2_|xai-|Bearer )")
 _DECIMAL = re.compile(r"([0-9]{1,9})(?:\.([0-9]+))?")
 

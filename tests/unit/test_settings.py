@@ -302,3 +302,27 @@ def test_a_file_is_told_too_what_does_nothing_yet(tmp_path: Path) -> None:
         f"{file}: services.rag.cache_acceptance",
         f"{file}: tracing",
     ]
+
+
+def test_secrets_of_alerts_come_from_variables_too_and_are_never_shown(tmp_path: Path) -> None:
+    secrets = {
+        "SIDECAR_ALERTS__CHAT_URL": "https://hooks.example.com/T0/B0/hunter2",
+        "SIDECAR_ALERTS__WEBHOOK_URL": "https://example.com/alerts?sig=hunter2",
+        "SIDECAR_ALERTS__WEBHOOK_KEY": "whsec_aHVudGVyMmh1bnRlcjI=",
+        "SIDECAR_ALERTS__MAIL__PASSWORD": "hunter2",
+        "SIDECAR_ALERTS__MAIL__RECIPIENTS": "ops@example.com, boss@example.com",
+    }
+    text = '[alerts.mail]\nserver = "smtp.example.com:587"\nuser = "sidecar"\nsender = "sidecar@example.com"\n'
+    settings = from_text(tmp_path, text, **secrets)
+    assert settings.alerts.chat_url == secrets["SIDECAR_ALERTS__CHAT_URL"]
+    assert settings.alerts.mail.recipients == ("ops@example.com", "boss@example.com")
+    assert "hunter2" not in repr(settings.alerts)
+    assert "aHVudGVyMmh1bnRlcjI" not in repr(settings.alerts)
+    assert settings.notices == ()
+
+
+def test_alerts_that_go_unencrypted_are_told_of(tmp_path: Path) -> None:
+    text = '[alerts]\nchat_url = "http://chat.example.com/hooks/hunter2"\nwebhook_url = "http://127.0.0.1:9/"\nwebhook_key = "0123456789abcdef"\n'
+    (notice,) = from_text(tmp_path, text).notices
+    assert "alerts.chat_url: alerts go over the network unencrypted" in notice
+    assert "hunter2" not in notice
