@@ -465,8 +465,6 @@ class Redis(Struct, frozen=True):
         return f"Redis(url={self.url!r}, password={'hidden' if self.password else 'none'})"
 
 
-class Limits(Struct, frozen=True):
-    """What one tenant may spend per day, and what happens to dear calls. Amounts are written `tenant_day_usd = "30"`.
 class Fleet(Struct, frozen=True):
     """How pods share budgets through [redis]: each spends leases that are set aside for it there, and asks for more before they run out.
 
@@ -483,6 +481,8 @@ class Fleet(Struct, frozen=True):
     wait_ms: Annotated[int, Meta(ge=1, le=10_000)] = 50  # the most that a call waits for a lease
 
 
+class Limits(Struct, frozen=True):
+    """What one tenant may spend per day, and what happens to dear calls. Amounts are written `tenant_day_usd = "30"`.
 
     A call that cost more than `call_log_usd` is logged, than `call_notify_usd` an alert (of each tenant and node one per cool-down), than
     `call_throttle_usd` sends its tenant's calls of that node to the cheap model of [tiers] for a while; one that could cost more than
@@ -575,9 +575,9 @@ class Tables(Struct, frozen=True):
     admission: Admission = Admission()
     health: Health = Health()
     redis: Redis = Redis()
+    fleet: Fleet = Fleet()
     journal: Journal = Journal()
     cache: CacheSettings = CacheSettings()
-    fleet: Fleet = Fleet()
     usage: UsageSettings = UsageSettings()
     alerts: AlertSettings = AlertSettings()
     logging: Logging = Logging()
