@@ -9,6 +9,7 @@ from sidecar.days import zone_of
 from sidecar.errors import SettingsError
 from sidecar.settings.alerts import check_alerts
 from sidecar.settings.budgets import account_suffix
+from sidecar.settings.caching import check_cache
 from sidecar.settings.reading import nearest, shown
 from sidecar.settings.variables import ALIASES, KINDS
 
@@ -35,13 +36,14 @@ def check(settings: Settings) -> None:
     """Raises SettingsError for the first mistake found."""
     _doors(settings)
     _usage(settings)
+    check_cache(settings)
     check_alerts(settings)
     for table, zone in (("limits", settings.limits.time_zone), ("usage", settings.usage.time_zone)):
         _zone(settings, table, zone)
     _budgets(settings)
+    _fleet(settings)
     for name, provider in settings.providers.items():
         _provider(settings, name, provider)
-    _fleet(settings)
     for name in settings.profile.preferred:
         known = sorted({*settings.providers, "ollama"})
         if ALIASES.get(name, name) not in known:
@@ -62,8 +64,6 @@ def _zone(settings: Settings, *table_and_name: str) -> None:
         raise SettingsError(settings.origin(*table, "time_zone"), "", f"found {shown(name)}, {expected}") from None
 
 
-def _budgets(settings: Settings) -> None:
-    for name, row in settings.budgets.items():
 def _fleet(settings: Settings) -> None:
     fleet = settings.fleet
     if fleet.without_redis == "share" and fleet.pods is None:
@@ -74,6 +74,8 @@ def _fleet(settings: Settings) -> None:
         raise SettingsError(settings.origin("fleet", "learn_ms"), "", problem)
 
 
+def _budgets(settings: Settings) -> None:
+    for name, row in settings.budgets.items():
         if row.scope is None:
             problem = "is missing, expected one of company, service, node, tenant, user, plan, run, agent"
             raise SettingsError(settings.origin("budgets", name, "scope"), "", problem)
