@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta, Struct
+
+from sidecar.errors import SettingsError
+
+if TYPE_CHECKING:
+    from sidecar.settings import Settings
 
 Life = Annotated[int, Meta(ge=1, le=31 * 86_400_000)]  # milliseconds, up to 31 days
 Room = Annotated[int, Meta(ge=65_536, le=8_589_934_592)]  # bytes
@@ -52,3 +57,20 @@ class NodeCache(Struct, frozen=True):
     tool_calls: bool = False  # remember answers that call tools too
     stale: bool = False  # when every model fails, an old answer is better than none
     semantic: Literal["off", "shadow", "on"] = "off"
+
+
+def check_cache(settings: Settings) -> None:
+    """Raises SettingsError for the first mistake between keys."""
+    cache = settings.cache
+    needs = {
+        "persist": (settings.server.data_dir is not None, "server.data_dir to be set: the answers are kept there"),
+        "shared": (settings.redis.url is not None, "redis.url to be set: the answers are kept there"),
+    }
+    for field, (is_there, expected) in needs.items():
+        if not getattr(cache, field):
+            continue
+        if not is_there:
+            raise SettingsError(settings.origin("cache", field), "", f"found true, expected {expected}")
+        if cache.key is None:
+            problem = f"is missing, expected a key of 64 hex digits (openssl rand -hex 32): with cache.{field} answers leave this process"
+            raise SettingsError(settings.origin("cache", "key"), "", problem)
