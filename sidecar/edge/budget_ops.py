@@ -32,6 +32,7 @@ _NUMBERS = {
     "shadow": pb.BUDGET_MODE_SHADOW,
     "off": pb.BUDGET_MODE_OFF,
 }
+_MOST = 2**63 - 1
 _LONGEST = 4_096  # bytes of an account's name, as the ledger has it
 
 
@@ -103,26 +104,21 @@ class BudgetOps:
                     raise InvalidRequest(f"{field} is {getattr(request, field)}; expected 0 or more", field=field)
             if not request.nano_usd and not request.tokens:
                 raise InvalidRequest("neither nano_usd nor tokens is set; expected one of them or both", field="nano_usd")
-            now_ns = engine.wall_ns()
-            rule = engine.budgets.runs.rule_of(account)
-            if rule is None:
-                engine.budgets.known(account)
-                rule = engine.budgets.rule_of(account, now_ns)
-            for field, limit in (
-                ("nano_usd", rule and rule.limit_nano_usd),
-                ("tokens", rule and rule.limit_tokens),
-            ):
-                if getattr(request, field) and limit is None:
-                    raise InvalidRequest(f"{account} has no limit in {field} to add to; SetBudget gives it one", field=field)
-            assert rule is not None  # noqa: S101
             async with engine.audit.turn:
-                before = engine.ledger.balance(account, now_ns)
+                now_ns = engine.wall_ns()
+                if engine.budgets.runs.rule_of(account) is None:
+                    engine.budgets.known(account)
+                rule, before = engine.budgets.rule_of(account, now_ns), engine.ledger.balance(account, now_ns)
                 was = (0, 0) if before is None else (before.topped_up_nano_usd, before.topped_up_tokens)
-                is_ = (was[0] + request.nano_usd, was[1] + request.tokens)
-                if max(is_) + max(rule.limit_nano_usd or 0, rule.limit_tokens or 0) > 2**63 - 1:
-                    raise InvalidRequest("the limit would be more than 9223372036854775807; add less", field="nano_usd")
-                async with Audited(engine, context, "TopUpBudget", account, _topped_up(*was), _topped_up(*is_)):
-                    engine.ledger.top_up(account, rule, request.nano_usd, request.tokens, now_ns)
+                more = (request.nano_usd, request.tokens)
+                limits = (None, None) if rule is None else (rule.limit_nano_usd, rule.limit_tokens)
+                _require_room(account, limits, was, more)
+                assert rule is not None  # noqa: S101  (it has a limit)
+                then = {"nano_usd": was[0] + more[0], "tokens": was[1] + more[1]}
+                async with Audited(engine, context, "TopUpBudget", account, {"nano_usd": was[0], "tokens": was[1]}, then):
+                    of_run = tuple(engine.budgets.runs.top_ups(account, request.nano_usd))
+                    for name, its_rule, amount in of_run or ((account, rule, request.nano_usd),):
+                        engine.ledger.top_up(name, its_rule, amount, request.tokens, now_ns)
             return pb.TopUpBudgetResponse(balance=self._balance(account))
 
     async def FreezeTenant(self, request: pb.FreezeTenantRequest, context: Context) -> pb.FreezeTenantResponse:  # noqa: N802
@@ -272,5 +268,10 @@ def _words(own: Override) -> dict[str, object]:
     return asdict(own)
 
 
-def _topped_up(nano_usd: int, tokens: int) -> dict[str, object]:
-    return {"topped_up_nano_usd": nano_usd, "topped_up_tokens": tokens}
+def _require_room(account: str, limits: tuple[int | None, int | None], was: tuple[int, int], more: tuple[int, int]) -> None:
+    """Raises InvalidRequest where there is no limit to add to, or it would leave the range of numbers."""
+    for field, limit, had, added in zip(("nano_usd", "tokens"), limits, was, more, strict=True):
+        if added and limit is None:
+            raise InvalidRequest(f"{account} has no limit in {field} to add to; SetBudget gives it one", field=field)
+        if limit is not None and limit + had + added > _MOST:
+            raise InvalidRequest(f"{field} is {added}, and the limit would be {limit + had + added}; expected at most {_MOST}", field=field)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -135,6 +135,14 @@ class Runs:
     def rule_of(self, account: str) -> Rule | None:
         return self._rules.get(account)
 
+    def top_ups(self, account: str, nano_usd: int) -> Iterator[tuple[str, Rule, int]]:
+        """What an amount for an account of a run's means: of the total, first tries get their part. Nothing for other accounts."""
+        if account in self._rules:
+            yield account, self._rules[account], nano_usd
+        for run in self._runs.values():
+            if run.account == account:
+                yield run.first_account, self._rules[run.first_account], nano_usd * (100 - run.plan.reserve_percent) // 100
+
     def open(self, plan: RunPlan, now_ms: int) -> Run:
         """Begin a run; one that is open with the same plan goes on. Raises InvalidRequest for a plan that cannot be, or another one than
         the open run's, and Overloaded.
@@ -248,7 +256,8 @@ class Runs:
         if not kept or not nano_usd:
             return None
         account = run.account if _is_again(run, call) else run.first_account
-        limit, taken = self._rules[account].limit_nano_usd or 0, _taken(ledger, account, now_ns)
+        balance, taken = ledger.balance(account, now_ns), _taken(ledger, account, now_ns)
+        limit = (self._rules[account].limit_nano_usd if balance is None else balance.limit_nano_usd) or 0
         if taken + nano_usd + kept <= limit:
             return None
         why = (
@@ -295,7 +304,7 @@ class Runs:
 
     def _note(self, run: Run) -> None:
         key = (run.plan.tenant, run.plan.run)
-        if key in self._runs:
+        if self._runs.get(key) is run:  # it has not been closed meanwhile
             self.changed[key] = run
 
 

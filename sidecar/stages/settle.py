@@ -49,9 +49,12 @@ def _post(engine: Engine, call: Call, reservation: int) -> None:
 
 
 def _post_what_was_held(engine: Engine, call: Call, reservation: int) -> None:
-    """Where what was used could not be posted: never nothing, and nothing stays pending."""
+    """Where what was used could not be posted: never nothing for something, and nothing stays pending."""
+    is_free = not call.nano_usd and not tokens(call.usage)
+    nano_usd, used = (0, 0) if is_free else (call.max_nano_usd, call.max_tokens)
     try:
-        engine.ledger.post(reservation, call.max_nano_usd, call.max_tokens, engine.wall_ns(), call.id)
+        engine.ledger.post(reservation, nano_usd, used, engine.wall_ns(), call.id)
     except (KeyError, ValueError):  # it had been posted before something else failed
         return
-    call.nano_usd, call.usage, call.estimated = call.max_nano_usd, replace(NOTHING, input_tokens=call.max_tokens), True
+    if not is_free:
+        call.nano_usd, call.usage, call.estimated = nano_usd, replace(NOTHING, input_tokens=used), True

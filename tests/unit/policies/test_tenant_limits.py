@@ -167,3 +167,37 @@ async def test_without_limits_nothing_is_kept():
     assert not limits().is_limited
     assert limits(requests=1).is_limited
     assert limits(tokens=1).is_limited
+
+
+async def test_what_is_left_and_when_all_of_it_is_there_again_can_be_read():
+    clock = Clock()
+    tenants = limits(requests=6, tokens=PER_MS, clock=clock)
+    assert [(s.unit, s.limit, s.remaining, s.reset_after_ns) for s in tenants.standings("nobody")[1]] == [
+        ("requests", 6, 6, 0),
+        ("tokens", PER_MS, PER_MS, 0),
+    ]
+    assert not tenants._tenants  # reading makes no tenant
+    taken = await tenants.take("a", 1_000, 0)
+    assert [(s.remaining, s.reset_after_ns) for s in tenants.standings("a")[1]] == [(5, 10 * S), (PER_MS - 1_000, S)]
+    tenants.give_back(taken, 1_000)
+    assert [s.remaining for s in tenants.standings("a")[1]] == [5, PER_MS]
+    waiting = [asyncio.create_task(tenants.take("a", PER_MS, clock.now_ns + 1_000 * S)) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert tenants.standings("a")[0] == 2
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_tokens_of_tries_that_were_repeated_are_charged_as_far_as_there_are_some():
+    clock = Clock()
+    tenants = limits(tokens=PER_MS, clock=clock)
+    taken = await tenants.take("a", 1_000, 0)
+    tenants.charge(taken, 2_000)
+    assert tenants.standings("a")[1][0].remaining == PER_MS - 3_000
+    tenants.charge(taken, 10 * PER_MS)
+    assert tenants.standings("a")[1][0].remaining == 0
+    clock.now_ns += S
+    assert tenants.standings("a")[1][0].remaining == 1_000
+    only_requests = limits(requests=5, clock=clock)
+    only_requests.charge(await only_requests.take("a", 1, 0), 100)
