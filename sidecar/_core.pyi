@@ -451,6 +451,13 @@ class TokenCounter:
         So the time is bounded by `limit`, however long the text is. ValueError for a limit below 0.
         """
 
+    def decode(self, texts: Sequence[Sequence[int]], /) -> list[bytes]:
+        """Return the bytes that each text's tokens stand for; they may begin or end within a character.
+
+        Takes some 0.2 ms, and the time of copying. ValueError names the place of the first number that is no token (a special token is
+        none); OverflowError for one that is no u32.
+        """
+
 # --- verify ---------------------------------------------------------------------------------------------------------------------
 
 @final

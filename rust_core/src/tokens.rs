@@ -9,9 +9,11 @@ mod table;
 mod vocabulary;
 mod work;
 
+use std::collections::HashMap;
+
 use merge::Merger;
 use table::NO_TOKEN;
-use vocabulary::{VOCABULARIES, Vocabulary};
+use vocabulary::{Token, VOCABULARIES, Vocabulary};
 
 /// Counts the tokens of texts in one encoding, as tiktoken's `encode_ordinary` makes them: special tokens are plain text.
 ///
@@ -68,6 +70,25 @@ impl TokenCounter {
             start = end;
         }
         Some(count)
+    }
+
+    /// The bytes of each text given as tokens, which may begin or end within a character. All texts at once, for they share a pass over the
+    /// table. Err is the place of a number that is no token: which text, and where in it.
+    pub fn decode(&self, texts: &[Vec<u32>]) -> Result<Vec<Vec<u8>>, (usize, usize)> {
+        let mut known: HashMap<u32, Option<Token>> = texts.iter().flatten().map(|&token| (token, None)).collect();
+        for (rank, token) in self.vocabulary.tokens() {
+            if let Some(place) = known.get_mut(&rank) {
+                *place = Some(token);
+            }
+        }
+        let decoded = texts.iter().enumerate().map(|(text, tokens)| {
+            let mut bytes = Vec::with_capacity(4 * tokens.len());
+            for (place, token) in tokens.iter().enumerate() {
+                bytes.extend_from_slice(known[token].as_ref().ok_or((text, place))?.bytes());
+            }
+            Ok(bytes)
+        });
+        decoded.collect()
     }
 }
 
@@ -154,6 +175,14 @@ mod tests {
         for counter in counters() {
             assert_eq!(counter.count("<|endoftext|>"), 7);
         }
+    }
+
+    #[test]
+    fn tokens_are_decoded() {
+        let counter = TokenCounter::new("cl100k_base").unwrap();
+        assert_eq!(counter.decode(&[vec![15_339, 1917], vec![], vec![0]]), Ok(vec![b"hello world".to_vec(), vec![], b"!".to_vec()]));
+        assert_eq!(counter.decode(&[vec![0], vec![15_339, 100_257, 1917]]), Err((1, 1))); // a special token is none
+        assert_eq!(counter.decode(&[vec![u32::MAX]]), Err((0, 0)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -26,6 +26,11 @@ def _opened(encoding: Encoding) -> TokenCounter:
 def counter(encoding: Encoding) -> Count:
     """Count the tokens of a text."""
     return _opened(encoding).count
+
+
+def decoded(encoding: Encoding, texts: Sequence[Sequence[int]]) -> list[bytes]:
+    """Texts of their tokens; they may begin or end within a character. Raises ValueError and OverflowError for a number that is none."""
+    return _opened(encoding).decode(texts)
 
 
 def bounded(encoding: Encoding, limit: int) -> Count:

@@ -38,14 +38,15 @@ def routes(app: web.Application, door: Door) -> None:
         return door.answer(completion(call, now_s()), headers=reply_headers(door, call, is_over=True))
 
     async def embed(request: web.Request) -> web.StreamResponse:
-        asked, encoding_format = embeddings(await door.body(request), may_pass=may_pass(door))
+        asked = embeddings(await door.body(request), may_pass=may_pass(door))
         try:
-            call = door.call(request, "embed", asked)
+            call = door.call(request, "embed", asked.request)
+            call.notices.extend(asked.notices)
             await door.run(call)
         except RequestError as error:
             rename(error, NAMES)
             raise
-        return door.answer(embedding_list(call, encoding_format), headers=reply_headers(door, call, is_over=True))
+        return door.answer(embedding_list(call, asked.form), headers=reply_headers(door, call, is_over=True))
 
     for path, handler in (("/v1/chat/completions", chat_completions), ("/v1/embeddings", embed)):
         app.router.add_post(path, handler)

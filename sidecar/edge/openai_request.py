@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from sidecar.call import (
@@ -18,6 +19,7 @@ from sidecar.call import (
     ToolChoice,
     ToolResult,
 )
+from sidecar.counting.encodings import decoded
 from sidecar.edge.dialect import Words, image, model_of, on_cut_of, schema_format, shaped, signature_of, sort
 from sidecar.errors import InvalidRequest
 
@@ -271,12 +273,21 @@ def chat(body: bytes, *, may_pass: bool) -> Chat:
     return Chat(request, said.stream, with_usage, "max_completion_tokens" if said.max_tokens is None else "max_tokens")
 
 
-def embeddings(body: bytes, *, may_pass: bool) -> tuple[EmbedRequest, str]:
-    """What was asked, and in which form vectors shall be told: `float` or `base64`. Raises InvalidRequest."""
+class Embeddings(Struct, frozen=True):
+    """What was asked, in which form vectors shall be told (`float` or `base64`), and what there is to say of how it was read."""
+
+    request: EmbedRequest
+    form: str
+    notices: tuple[str, ...]
+
+
+def embeddings(body: bytes, *, may_pass: bool) -> Embeddings:
+    """Raises InvalidRequest."""
     asked = sort(body, EMBEDDINGS, may_pass=may_pass, embed=True)
+    notices: tuple[str, ...] = ()
     given = asked.said.get("input")
     if isinstance(given, list) and given and isinstance(given[0], int | list):
-        raise InvalidRequest("input holds token numbers, which mean a text in one model's tokenizer only; expected texts", field="input")
+        asked.said["input"], notices = _detokenized(given)
     said = shaped(asked.said, _Embeddings)
     if said.encoding_format not in ("float", "base64"):
         raise InvalidRequest(f"encoding_format is {said.encoding_format[:40]!r}; expected float or base64", field="encoding_format")
@@ -284,7 +295,22 @@ def embeddings(body: bytes, *, may_pass: bool) -> tuple[EmbedRequest, str]:
     caller = asked.caller(said.user, {})
     own = asked.extra
     asks = EmbedRequest(caller, inputs, model_of(said.model), said.dimensions, asked.options, own.cache_mode, own.cache_max_age_ms)
-    return asks, said.encoding_format
+    return Embeddings(asks, said.encoding_format, notices)
+
+
+def _detokenized(given: list[Any]) -> tuple[list[str], tuple[str, ...]]:
+    """Texts for tokens of cl100k_base, which all of OpenAI's embedding models have; LangChain sends them unless it is told not to.
+
+    Other providers take texts only, and it is the text that is counted, cached and logged. Raises InvalidRequest.
+    """
+    texts = given if isinstance(given[0], list) else [given]
+    try:
+        found = decoded("cl100k_base", msgspec.convert(texts, list[list[int]]))
+    except (ValueError, OverflowError) as error:
+        raise InvalidRequest(f"input holds numbers that are no tokens: {error}; send texts", field="input") from None
+    inputs = [text.decode(errors="replace") for text in found]
+    cut = sum(text.encode() != raw for text, raw in zip(inputs, found, strict=True))
+    return inputs, (f"{cut} inputs begin or end within a character: the model sees U+FFFD there",) if cut else ()
 
 
 def _limit(said: _Chat) -> int | None:

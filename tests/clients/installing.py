@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from tests.fakes.running import ROOT
+from tests.tools.tiktoken_oracle import published
 
 HOME = ROOT / ".tools" / "clients"
 
@@ -59,6 +60,16 @@ def node(name: str) -> Path:
         (folder / "package.json").write_text('{"private": true, "type": "module"}')
         _run(["npm", "install", "--silent", "--no-fund", "--no-audit", "--no-save", "--ignore-scripts", *packages], folder)
         (folder / "whole").touch()
+    return folder
+
+
+def vocabulary() -> Path:
+    """A folder where tiktoken finds what it would download: LangChain cuts texts with it before they are embedded."""
+    folder = HOME / "tiktoken"
+    file = folder / "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"  # the SHA-1 of cl100k_base's address
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(published("cl100k_base"))
     return folder
 
 

@@ -67,6 +67,7 @@ class Client:
         """Install the client, if it is not there yet, and start its program."""
         kind = KINDS[name]
         environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROGRAMS), "PYTHONWARNINGS": "ignore"}
+        environ["TIKTOKEN_CACHE_DIR"] = str(await asyncio.to_thread(installing.vocabulary))
         if kind.is_node:
             folder = await asyncio.to_thread(installing.node, kind.package)
             for file in (kind.program, "speaking.mjs"):  # Node looks for packages beside the program

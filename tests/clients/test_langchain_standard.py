@@ -29,13 +29,14 @@ async def test_standard_tests_of_langchain(tmp_path: Path, table: Table) -> None
             + SMALL_MODELS
             + "".join(model_row(f"client-{i}", "compatible") for i in range(2))
         )
+        environ = {"PATH": os.environ["PATH"], "TIKTOKEN_CACHE_DIR": str(await asyncio.to_thread(installing.vocabulary))}
         # Of a way to ask for structured answers, LangChain asks that tools be not called in parallel: the played provider knows the word.
         sidecar = await start(tmp_path, tables, http='unknown_parameters = "pass"')
         try:
             await sidecar.until_serving()
             process = await asyncio.create_subprocess_exec(
                 str(python), "-m", "pytest", "-q", "-rA", "--tb=short", *_ALONE, *_LOOP, str(PROGRAMS / "langchain_standard.py"),
-                stdout=asyncio.subprocess.PIPE, env={"PATH": os.environ["PATH"], "SIDECAR_ADDRESS": sidecar.http_url},
+                stdout=asyncio.subprocess.PIPE, env=environ | {"SIDECAR_ADDRESS": sidecar.http_url},
             )  # fmt: skip
             out, _ = await asyncio.wait_for(process.communicate(), 100)
         finally:

@@ -110,6 +110,28 @@ def test_lone_surrogates_count_as_in_tiktoken(encoding: Name) -> None:
 
 
 @each_encoding
+def test_tokens_are_decoded_as_in_tiktoken(encoding: Name) -> None:
+    counter, truth = TokenCounter(encoding), oracle(encoding)
+    texts = [truth.encode_ordinary(text) for text in CORPUS.values()]
+    assert counter.decode(texts) == [text.encode() for text in CORPUS.values()]
+    cut = [tokens[len(tokens) // 2 :] for tokens in texts]
+    assert counter.decode(cut) == [truth.decode_bytes(tokens) for tokens in cut]
+    everything = range(100_256)  # both have so many ordinary tokens
+    assert counter.decode([everything]) == [truth.decode_bytes(list(everything))]
+
+
+def test_what_is_no_token_is_refused_with_its_place() -> None:
+    counter = TokenCounter("cl100k_base")
+    assert (counter.decode([]), counter.decode([[]])) == ([], [b""])
+    for wrong in (100_257, 4_000_000_000):
+        with pytest.raises(ValueError, match=rf"^\[1\]\[1\] is {wrong}; expected a token of cl100k_base$"):
+            counter.decode([[0], [15_339, wrong]])
+    for beyond in (-1, 1 << 32):
+        with pytest.raises(OverflowError):
+            counter.decode([[beyond]])
+
+
+@each_encoding
 def test_a_limit_is_met_exactly(encoding: Name) -> None:
     counter = TokenCounter(encoding)
     for text in [*CORPUS.values(), *HOSTILE.values()]:

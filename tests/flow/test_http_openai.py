@@ -155,6 +155,22 @@ async def test_embeddings(http, sidecar, upstream, fresh, form):
     assert headers["x-sidecar-cost-nano-usd"] == str(facts["cost"]["nano_usd"]) == "9000"
 
 
+async def test_embeddings_of_tokens_are_those_of_their_texts(http, sidecar, upstream, fresh):
+    model = fresh("compatible")
+    upstream.on(model, Vectors(tokens=9))
+    body = {"model": model, "input": [[15_339, 1917], [0], [9468, 239]], "dimensions": 4}  # the last has half of an emoji
+    status, said, _ = await post(http, sidecar, body, "/v1/embeddings")
+    assert status == 200
+    assert (await upstream.request(model)).body["input"] == ["hello world", "!", "\ufffd"]
+    assert [one["embedding"] for one in said["data"]] == [vector_of(text, 4) for text in ("hello world", "!", "\ufffd")]
+    assert said["sidecar"]["notices"] == ["1 inputs begin or end within a character: the model sees U+FFFD there"]
+    assert (await post(http, sidecar, {"model": model, "input": [15_339, 1917]}, "/v1/embeddings"))[0] == 200
+    assert (await upstream.request(model, 1)).body["input"] == ["hello world"]
+    for wrong in ([[0], [100_257]], [[0], ["x"]], [-1], [0, 1.5]):
+        status, said, _ = await post(http, sidecar, {"model": model, "input": wrong}, "/v1/embeddings")
+        assert (status, said["error"]["param"]) == (400, "input"), said
+
+
 # --- streams ----------------------------------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,7 @@
 
 use pyo3::exceptions::{PyUnicodeEncodeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyBytes, PyString};
 
 use super::whole::whole;
 use crate::tokens;
@@ -42,6 +42,17 @@ impl TokenCounter {
             return Ok(None);
         }
         with_text(text, |text| self.0.count_at_most(text, limit))
+    }
+
+    #[pyo3(signature = (texts, /))]
+    fn decode<'py>(&self, py: Python<'py>, texts: Vec<Vec<u32>>) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        match self.0.decode(&texts) {
+            Ok(decoded) => Ok(decoded.iter().map(|bytes| PyBytes::new(py, bytes)).collect()),
+            Err((text, place)) => {
+                let (found, encoding) = (texts[text][place], self.0.encoding());
+                Err(PyValueError::new_err(format!("[{text}][{place}] is {found}; expected a token of {encoding}")))
+            }
+        }
     }
 
     fn __repr__(&self) -> String {

@@ -77,8 +77,7 @@ def schema(model: str) -> None:
 
 
 def embeddings(model: str) -> None:
-    # Without this it sends token numbers, which mean a text to one model only; servers other than OpenAI's own all want texts.
-    able = OpenAIEmbeddings(model=model, base_url=ADDRESS, api_key=SecretStr("none"), dimensions=4, check_embedding_ctx_length=False)
+    able = OpenAIEmbeddings(model=model, base_url=ADDRESS, api_key=SecretStr("none"), dimensions=4)
     say(vectors=able.embed_documents(["one", "two"]), plain=able.embed_query("one"))
 
 

@@ -46,4 +46,4 @@ class TestEmbeddings(EmbeddingsIntegrationTests):
 
     @property
     def embedding_model_params(self) -> dict[str, Any]:
-        return {"model": "client-0", "base_url": ADDRESS, "api_key": "none", "check_embedding_ctx_length": False}
+        return {"model": "client-0", "base_url": ADDRESS, "api_key": "none"}
