@@ -216,7 +216,7 @@ class Budgets:
     def known(self, account: str) -> Row:
         """The row that makes this account. Raises InvalidRequest."""
         row = self.row_of(account)
-        if row is None or account == row.pattern:
+        if row is None or (account == row.pattern and "*" in account):  # without a star it is the one account that there is
             forms = ", ".join(sorted({one.pattern for one in self.rows}))
             raise InvalidRequest(f"account is {shown(account)}; expected one account of the form {forms} (* is a name)", field="account")
         return row

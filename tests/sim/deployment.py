@@ -13,8 +13,25 @@ NODES = ("first", "second")
 TENANTS = ("acme", "blue", "cork")
 MODELS = ("gpt-4o", "gpt-4o-mini", "claude-sonnet-4-6", "gemini-2.5-flash", "local/small", "local/large")
 EMBEDDING_MODELS = ("text-embedding-3-small", "gemini-embedding-001")
+USERS = ("", "", "ann", "bob")
+PLANS = ("", "", "small", "large")  # the second one has no limit
+AGENTS = ("lead", "work", "extra")
 FAILURES = ("RATE_LIMITED", "UNAVAILABLE", "GARBLED", "STREAM_CUT", "TIMEOUT", "FIRST_TOKEN", "SCHEMA_VIOLATED")
 TODAY = date(2026, 11, 21)
+
+ZONES = ("UTC", "Asia/Seoul", "Europe/Berlin", "America/New_York", "America/Havana", "Australia/Lord_Howe")
+# Rows of budgets that may get a limit: shipped ones, and some that only these deployments have.
+_ROWS = (
+    *("TENANT_MONTH", "SERVICE_DAY", "SERVICE_MONTH", "NODE_DAY", "USER_DAY", "USER_MONTH"),
+    *("COMPANY_DAY_WARNING", "COMPANY_WEEK_CRITICAL"),
+)
+_OWN_ROWS = {
+    "TENANT_MINUTE": {"SCOPE": "tenant", "WINDOW": "minute"},
+    "COMPANY_HOUR": {"SCOPE": "company", "WINDOW": "hour"},
+    "ONLY_BLUE": {"SCOPE": "tenant", "OF": "blue", "WINDOW": "week"},
+    "RUN_DAY": {"SCOPE": "run"},
+    "AGENT_HOUR": {"SCOPE": "agent", "WINDOW": "hour"},
+}
 
 
 def draw(random: Random):
@@ -30,6 +47,8 @@ def draw(random: Random):
         "SIDECAR_LIMITS__TENANT_DAY_USD": "100000",
     }
     _limits(random, environ)
+    if random.random() < 0.4:
+        _budgets(random, environ)
     _times(random, environ)
     _retries(random, environ)
     _endpoints(random, environ)
@@ -55,6 +74,30 @@ def _limits(random: Random, environ: dict[str, str]) -> None:
     for model in ("GPT_4O", "CLAUDE_SONNET_4_6", "GEMINI_2_5_FLASH"):
         _maybe(random, 0.15, environ, f"SIDECAR_MODELS__{model}__REQUESTS_PER_MINUTE", 5, 100)
         _maybe(random, 0.1, environ, f"SIDECAR_MODELS__{model}__TOKENS_PER_MINUTE", 300, 20_000)
+
+
+def _budgets(random: Random, environ: dict[str, str]) -> None:
+    """Limits of every scope, from such that a few calls use up to such that nobody reaches."""
+    if random.random() < 0.5:
+        environ["SIDECAR_LIMITS__TIME_ZONE"] = random.choice(ZONES)
+    rows = {name: {} for name in _ROWS} | _OWN_ROWS
+    for name, facts in rows.items():
+        if random.random() > 0.3:
+            continue
+        path = f"SIDECAR_BUDGETS__{name}__"
+        environ |= {path + key: value for key, value in facts.items()}
+        environ[path + "LIMIT_USD"] = f"{10 ** random.uniform(-3.5, 0.5):.6f}"
+        _maybe(random, 0.2, environ, path + "LIMIT_TOKENS", 200, 50_000)
+        if random.random() < 0.2:
+            environ[path + "MODE"] = random.choice(("refuse", "warn", "shadow", "off"))
+        if random.random() < 0.3:
+            environ[path + "TIME_ZONE"] = random.choice(ZONES)
+    if random.random() < 0.4:
+        environ["SIDECAR_PLANS__SMALL__MONTH_USD"] = f"{10 ** random.uniform(-3.5, -1):.6f}"
+        _maybe(random, 0.2, environ, "SIDECAR_PLANS__SMALL__MONTH_TOKENS", 200, 50_000)
+    if random.random() < 0.2:
+        for name in ("LOG", "NOTIFY", "THROTTLE", "HALT"):
+            environ[f"SIDECAR_LIMITS__CALL_{name}_USD"] = f"{10 ** random.uniform(-4.5, -1):.6f}"
 
 
 def _times(random: Random, environ: dict[str, str]) -> None:

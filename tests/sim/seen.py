@@ -82,6 +82,8 @@ class Caller:
         self.ones = []
         self.segments = []  # what was sent on: one list of pieces for each Start
         self.reported = 0
+        self.holds = 0
+        self.posted = []  # (nano-USD, tokens)
         self.deaf = False
 
     def __str__(self):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from math import inf
 
+from sidecar.billing import tokens
 from sidecar.call import EmbedRequest, Start
 from sidecar.catalog import Model
 from sidecar.settings import Service
@@ -91,6 +92,12 @@ class Watch:
         caller.ones.append(one)
         self.flying[key].append(one)
         return one
+
+    def reserved(self, caller):
+        """The call has a reservation: its candidates' providers may be asked."""
+        caller.holds += 1
+        for candidate in caller.call.candidates:
+            self.turns[candidate.model.provider] += 1
 
     def end(self, one):
         one.ended = self.now
@@ -360,6 +367,11 @@ class Watch:
             self.broken(caller, f"a defect: {call.error.__cause__!r}")
         if call.nano_usd != sum(tried.nano_usd for tried in call.attempts):
             self.broken(caller, "its cost is not the sum of its attempts")
+        if caller.ones and caller.holds != 1:
+            self.broken(caller, f"somebody is asked, and it holds {caller.holds} reservations")
+        spent = (call.nano_usd, tokens(call.usage))
+        if tuple(map(sum, zip((0, 0), *caller.posted, strict=True))) != spent:
+            self.broken(caller, f"posted (nano-USD, tokens) is {caller.posted}, and it used {spent}")
         self._check_answer(caller)
 
     def _check_answer(self, caller):

@@ -11,20 +11,21 @@ from msgspec.structs import replace
 
 from sidecar.app import _keep_house, make_engine
 from sidecar.billing import tokens
-from sidecar.call import Call, EmbedRequest, GenerateRequest, ResponseFormat
-from sidecar.call import Caller as Identity
+from sidecar.call import Call, EmbedRequest
 from sidecar.errors import Cancelled, Draining, SidecarError
 from sidecar.observe import Log
 from sidecar.pipeline import run
+from tests.sim.callers import Crowd, arrivals
 from tests.sim.clock import Stuck, VirtualLoop
-from tests.sim.deployment import EMBEDDING_MODELS, MODELS, NODES, SERVICES, TENANTS, draw
+from tests.sim.deployment import draw
 from tests.sim.ledger import WatchedLedger
+from tests.sim.moments import begin_ns
+from tests.sim.operators import Operator
 from tests.sim.providers import Scripted, Timeline
+from tests.sim.scopes import Scopes
 from tests.sim.seen import CURRENT, GRACE_S, Caller
 from tests.sim.watch import Watch
 
-_NOON_NS = 1_795_262_400_000_000_000  # 2026-11-21 12:00 UTC: budgets are of a day, and the simulation lasts minutes
-_SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
 _AFTER_S = 3600.0  # so much later every breaker gives a permit again
 _LIVED_S = 5.0  # what may still be under way after the last call
 
@@ -60,17 +61,20 @@ class World:
         self.settings, catalog, self.environ = draw(random)
         self.loop = VirtualLoop(Random(random.random()), coarse=random.random() < 0.5, hiccups=random.choice((0, 0, 0.01)))
         self.watch = watch = Watch(self.loop, self.settings)
-        self.wall_offset_ns = 0
+        self.seconds = random.uniform(3, 60)
+        self.wall_offset_ns = begin_ns(random, self.seconds) - self.loop.now_ns
         log = Quiet("error")
         log.watch = watch
         engine = make_engine(
             self.settings, catalog, log, clock_ns=self.loop.clock_ns, wall_ns=self.wall_ns, random=Random(random.random()).random
         )
-        self.ledger = WatchedLedger(engine.ledger, watch)
+        self.scopes = Scopes(self.settings)
+        self.ledger = WatchedLedger(engine.ledger, watch, self.scopes, engine.budgets.runs)
         self.engine = watch.engine = replace(engine, ledger=self.ledger)
+        self.crowd = Crowd(random, runs=random.choice((0, 0, 0.1, 0.4)))
+        self.operator = Operator(random, self.engine, self.scopes, self.crowd, watch)
         engine.breakers.on_change.append(watch.change)
         engine.meter.call = self._reported
-        self.seconds = random.uniform(3, 60)
         for name in ("openai", "anthropic", "google", "local"):
             endpoints = [f"{name}#{endpoint}" for endpoint in self.settings.providers[name].endpoints]
             for spot in (name, *endpoints):
@@ -81,10 +85,11 @@ class World:
         self.faults: list[str] = []
 
     def wall_ns(self) -> int:
-        return _NOON_NS + self.loop.now_ns + self.wall_offset_ns
+        return self.loop.now_ns + self.wall_offset_ns
 
     def _reported(self, call: Call) -> None:
         CURRENT.get().reported += 1
+        self.ledger.runs.ended(call)
 
     # --- the run
 
@@ -121,12 +126,17 @@ class World:
         chores = [loop.create_task(_keep_house(self.engine)), loop.create_task(self.engine.admission.watch())]
         begin = loop.time()
         last = 0.0
-        for at in self._arrivals():
-            caller = self._caller()
+        times = arrivals(random, self.seconds, random.randint(20, 120))
+        self.left = len(times)
+        for at in times:
+            caller = self.crowd.caller()
+            self.watch.callers.append(caller)
             loop.call_at(begin + at, self._arrive, caller)
             last = max(last, at + caller.deadline_s)
         for _ in range(random.choice((0, 0, 0, 3))):
             loop.call_at(begin + random.uniform(0, self.seconds), self._operate)
+        for _ in range(random.choice((0, 0, 2, 6))):
+            loop.call_at(begin + random.uniform(0, self.seconds), self.operator.act)
         for _ in range(random.choice((0, 0, 0, 2))):
             loop.call_at(begin + random.uniform(0, self.seconds), self._set_wall_clock, random.randint(-90, 90) * 1_000_000_000)
         if random.random() < 0.1:
@@ -145,56 +155,6 @@ class World:
             if not chore.cancelled():
                 self.watch.broken("world", f"a chore ended by itself: {chore!r}")
         self._check_rest()
-
-    def _arrivals(self) -> list[float]:
-        random, seconds = self.random, self.seconds
-        few = random.randint(20, 120)
-        times = [random.uniform(0, seconds) for _ in range(few)]
-        for _ in range(random.choice((0, 1, 1, 2))):  # a herd
-            at = random.uniform(0, seconds)
-            times += [at] * random.choice((10, 40, 100, 200))
-        self.left = len(times)
-        return times
-
-    def _caller(self) -> Caller:
-        random = self.random
-        deadline_s = 10 ** random.uniform(-1.5, 1.5)
-        identity = Identity(
-            service=random.choice(SERVICES) if random.random() < 0.95 else "unheard",
-            node=random.choice((*NODES, *NODES, "")),
-            tenant=random.choice(TENANTS),
-            priority=random.choice(("critical", "normal", "normal", "optional")),
-        )
-        embeds = random.random() < 0.15
-        caller = Caller(
-            f"call-{len(self.watch.callers)}",
-            self._embedding(identity) if embeds else self._question(identity),
-            deadline_s,
-            streams=not embeds and random.random() < 0.6,
-            patience_s=deadline_s * random.random() if random.random() < 0.15 else None,
-            pause_s=10 ** random.uniform(-3, 0.5) if random.random() < 0.15 else 0.0,
-            hangs_up=random.random() < 0.3,
-        )
-        self.watch.callers.append(caller)
-        return caller
-
-    def _embedding(self, identity: Identity) -> EmbedRequest:
-        random = self.random
-        inputs = tuple(f"text {number}" for number in range(random.randint(1, 4)))
-        return EmbedRequest(identity, inputs, model=random.choice(("", *EMBEDDING_MODELS)))
-
-    def _question(self, identity: Identity) -> GenerateRequest:
-        random = self.random
-        strict = random.random() < 0.1
-        return GenerateRequest(
-            identity,
-            prompt=random.choice(("hello", "what is this?", "tell me all")),
-            model=random.choice(MODELS) if random.random() < 0.1 else "",
-            max_output_tokens=random.choice((None, 16, 64)),
-            on_cut=random.choice(("", "", "fail", "restart", "hold")),
-            cache_mode=random.choice(("", "", "", "default", "only")) if random.random() < 0.3 else "",
-            response_format=ResponseFormat("json_schema", "answer", _SCHEMA, strict=True) if strict else None,
-        )
 
     def _arrive(self, caller: Caller) -> None:
         caller.task = self.loop.create_task(self._live(caller))
@@ -310,8 +270,8 @@ class World:
         for name, tenant in engine.admission.tenants._tenants.items():
             if tenant.line or tenant.tokens_waiting:
                 watch.broken("world", f"tenant {name} has calls waiting: {len(tenant.line)}, {tenant.tokens_waiting} tokens")
-        if engine.ledger.pending() or self.ledger.open:
-            watch.broken("world", f"{engine.ledger.pending()} reservations hold something; not settled: {list(self.ledger.open)}")
+        if engine.ledger.pending() or self.ledger.books.open:
+            watch.broken("world", f"{engine.ledger.pending()} reservations hold something; not settled: {list(self.ledger.books.open)}")
         self._check_money()
         later_ns = engine.clock_ns() + int(_AFTER_S * 1e9)
         later_ns += int(max((until - watch.now for until in watch.blocked_until.values()), default=0) * 1e9)
@@ -324,19 +284,15 @@ class World:
                 watch.broken("world", f"the breaker of {fact.service} {fact.target} gives no permit: a trial was never handed back")
 
     def _check_money(self) -> None:
-        for tenant in TENANTS:
-            calls = [caller.call for caller in self.watch.callers if caller.call is not None and caller.call.tenant == tenant]
-            balance = self.engine.ledger.balance(f"tenant:{tenant}:day", self.wall_ns())
-            if balance is None:
-                continue
-            if balance.pending_nano_usd or balance.pending_tokens:
-                self.watch.broken(
-                    "world", f"tenant {tenant} has {balance.pending_nano_usd} nano-USD, {balance.pending_tokens} tokens pending"
-                )
-            spent = sum(call.nano_usd for call in calls), sum(tokens(call.usage) for call in calls)
-            if (balance.used_nano_usd, balance.used_tokens) != spent:
-                posted = (balance.used_nano_usd, balance.used_tokens)
-                self.watch.broken("world", f"tenant {tenant} was charged {posted} (nano-USD, tokens), and its calls used {spent}")
+        """Nothing is pending, every account has what was posted on it, and together that is what the calls used."""
+        books, watch = self.ledger.books, self.watch
+        self.ledger.compare_all("world")
+        for account, sums in books.accounts.items():
+            if any(sums.held):
+                watch.broken("world", f"{account} has {sums.held} (nano-USD, tokens) pending")
+        spent = [(call.nano_usd, tokens(call.usage)) for call in (caller.call for caller in watch.callers) if call is not None]
+        if books.posted != tuple(map(sum, zip((0, 0), *spent, strict=True))):
+            watch.broken("world", f"posted are {books.posted} (nano-USD, tokens), and the calls used {spent}")
 
 
 class _Attempts(list):

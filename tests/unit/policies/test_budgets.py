@@ -305,5 +305,12 @@ def test_a_million_tenants_take_bounded_memory_and_come_back_exactly():
     assert ledger.balance("tenant:t5:day", NOON).used_nano_usd == 12
 
 
+async def test_the_one_account_of_a_row_is_set_under_the_rows_own_name():
+    budgets = made(company_day=BudgetRow(limit_nano_usd=9), only_acme=BudgetRow("tenant", of="acme", limit_nano_usd=9))
+    for account in ("company:day", "tenant:acme:only_acme"):
+        await budgets.override(account, Override(5))
+        assert budgets.rule_of(account, NOON).limit_nano_usd == 5
+
+
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

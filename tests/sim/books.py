@@ -1,0 +1,127 @@
+"""The ledger reckoned once more, in plain integers: what each account must hold after all that was asked of it.
+
+One process's books outlive it: `reopen` says what a journal must give back. An account keeps the latest window that it has seen,
+whatever the clock does; what was reserved in an older one is settled there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+Both = tuple[int, int]  # nano-USD, tokens
+Span = tuple[int, int] | None
+
+
+@dataclass
+class Sums:
+    """One account in one window. `over` is what was spent above reservations, or after they had given their hold back."""
+
+    span: Span
+    used: list[int] = field(default_factory=lambda: [0, 0])
+    held: list[int] = field(default_factory=lambda: [0, 0])
+    over: list[int] = field(default_factory=lambda: [0, 0])
+    topped_up: list[int] = field(default_factory=lambda: [0, 0])
+    holds: int = 0
+
+    def ended(self, now_ns: int) -> bool:
+        return self.span is not None and self.span[1] <= now_ns
+
+
+@dataclass
+class Held:
+    owner: object
+    ask: Both
+    until_ns: int
+    sums: dict[str, Sums]
+    is_expired: bool = False
+
+
+@dataclass(frozen=True)
+class Post:
+    """As the journal must have it: of each account the window and what was used in it by then."""
+
+    call: str
+    spent: Both
+
+
+class Books:
+    def __init__(self) -> None:
+        self.accounts: dict[str, Sums] = {}
+        self.closing: dict[str, Sums] = {}  # closed while calls in flight were on them
+        self.frozen: set[str] = set()
+        self.open: dict[int, Held] = {}
+        self.posts: list[Post] = []
+        self.history: list[dict[str, tuple[Span, Both, Both]]] = []  # after each post: of its accounts window, used, topped up
+
+    def sums(self, account: str, span: Span, now_ns: int) -> Sums:
+        """The account as it will be when a reservation with this window comes."""
+        if account in self.closing:
+            return self.closing[account]
+        found = self.accounts.get(account)
+        if found is None or found.ended(now_ns):
+            found = self.accounts[account] = Sums(span)
+        elif found.span != span and found.span is not None and span is not None and span[1] > found.span[0]:
+            found.span = span
+        return found
+
+    def reserve(self, number: int, owner: object, accounts, ask: Both, until_ns: int, now_ns: int) -> None:
+        held = Held(owner, ask, until_ns, {name: self.sums(name, rule.window, now_ns) for name, rule in accounts})
+        for sums in held.sums.values():
+            sums.holds += 1
+            _add(sums.held, ask)
+        self.open[number] = held
+
+    def post(self, number: int, spent: Both, call: str) -> None:
+        held = self.open.pop(number)
+        self._let_go(held)
+        for sums in held.sums.values():
+            _add(sums.used, spent)
+            _add(sums.over, [max(0, spent[unit] - (0 if held.is_expired else held.ask[unit])) for unit in (0, 1)])
+        self.posts.append(Post(call, spent))
+        in_force = {name: sums for name, sums in held.sums.items() if self.accounts.get(name) is sums}
+        self.history.append({name: (sums.span, tuple(sums.used), tuple(sums.topped_up)) for name, sums in in_force.items()})
+
+    def void(self, number: int) -> None:
+        self._let_go(self.open.pop(number))
+
+    def _let_go(self, held: Held) -> None:
+        for name, sums in held.sums.items():
+            sums.holds -= 1
+            if not held.is_expired:
+                _add(sums.held, [-amount for amount in held.ask])
+            if not sums.holds and self.closing.get(name) is sums:
+                del self.closing[name]
+
+    def expire(self, now_ns: int) -> int:
+        """How many reservations give back what they hold; accounts that nobody can tell from new ones go."""
+        due = [held for held in self.open.values() if held.until_ns <= now_ns and not held.is_expired]
+        for held in due:
+            held.is_expired = True
+            for sums in held.sums.values():
+                _add(sums.held, [-amount for amount in held.ask])
+        busy = {name for held in self.open.values() for name in held.sums}
+        self.accounts = {name: sums for name, sums in self.accounts.items() if name in busy or not sums.ended(now_ns)}
+        return len(due)
+
+    def close(self, account: str) -> None:
+        sums = self.accounts.pop(account, None)
+        if sums is not None and sums.holds:
+            self.closing[account] = sums
+
+    def pending(self) -> int:
+        return sum(not held.is_expired for held in self.open.values())
+
+    @property
+    def posted(self) -> Both:
+        return sum(post.spent[0] for post in self.posts), sum(post.spent[1] for post in self.posts)
+
+    def reopen(self) -> None:
+        """The process is gone: nothing is held any more, what was used is."""
+        self.open, self.closing = {}, {}
+        for sums in self.accounts.values():
+            sums.held, sums.holds = [0, 0], 0
+
+
+def _add(sums: list[int], more) -> None:
+    sums[0] += more[0]
+    sums[1] += more[1]
