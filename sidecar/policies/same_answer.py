@@ -26,6 +26,8 @@ _WORDS: Final = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 _SENTENCES: Final = re.compile(r"(?<=[.!?\u3002])\s+|\n+")
 # A number, a code, an address, a sign that means something, or a name: a word with a capital.
 _HARD: Final = re.compile(r"[\d_@#<>=+*/^|~&%$\u20ac\u00a3\u00a5\u20a9\u2212\u2264\u2265\u2260`\"]|(?<!\w)-|[A-Z]")
+# Of code every word counts; an answer that only looks like it is compared too strictly.
+_CODE: Final = re.compile(r"```|^\s*(?:select|with|insert|update|delete|create|alter|merge|drop|match)\b", re.IGNORECASE)
 _AROUND: Final = ".,:;!?()[]{}*'\u2018\u2019\u201c\u201d"
 _NEGATIONS: Final = re.compile(
     r"\b(?:no|not|never|none|nothing|neither|nor|without|cannot|unable|false|\w+n['\u2019]t)\b|안\s|못|않|없|아니|불가|금지",
@@ -45,9 +47,9 @@ _EMPTY: Final = frozenset(
 def same_answer(fresh: Answer, stored: Answer, how: Comparison = "auto", least_overlap: float = 0.8) -> str:
     """Why two whole answers are not the same, in a word or two without anything of them; "" if they are.
 
-    `exact` compares texts but for white space, for SQL and other code. `auto` takes JSON by its values; prose must have the same numbers,
-    names, codes and signs in the same order, as many negations, nothing that the verifier refuses in what differs, and at least this
-    share of its content words in common. Short answers, and text that is not plain English, must have all words, in their order.
+    `exact` compares texts but for white space; so does `auto` what looks like SQL or other code. JSON counts by its values. Prose must have
+    the same numbers, names, codes and signs in the same order, as many negations, nothing that the verifier refuses in what differs, and at
+    least this share of its content words in common. Short answers, and text that is not plain English, must have all words, in their order.
     """
     if fresh.finish != stored.finish:
         return "finish"
@@ -55,13 +57,15 @@ def same_answer(fresh: Answer, stored: Answer, how: Comparison = "auto", least_o
     if calls[0] != calls[1]:
         return "tool calls"
     ours, theirs = fresh.text, stored.text
-    if how == "exact":
-        return "" if ours.split() == theirs.split() else "text"
-    if ours == theirs:
+    if ours.split() == theirs.split():
         return ""
+    if how == "exact":
+        return "text"
     one, other = _json(ours), _json(theirs)
     if one is not _NO_JSON or other is not _NO_JSON:
         return "" if one is not _NO_JSON and other is not _NO_JSON and _canonical(one) == _canonical(other) else "json"
+    if _CODE.search(ours) or _CODE.search(theirs):
+        return "code"
     return _prose(ours, theirs, least_overlap)
 
 

@@ -17,6 +17,19 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Secret = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$", description="a key of 64 hex digits: openssl rand -hex 32")]
 
 
+class AuditSettings(Struct, frozen=True):
+    """How it is proven that answers to similar questions are seldom wrong: `[cache.audit]`.
+
+    A similar answer is given only where it is proven, at this confidence, that fewer than `target` of them are wrong; see
+    `policies/cache_audits.py`. What is proven holds for one node and `by` a plan's tenants together, each tenant alone, or all of them.
+    """
+
+    share: Annotated[float, Meta(ge=0.01, le=1)] = 0.03  # of the similar answers that may be given: a provider is asked all the same
+    target: Annotated[float, Meta(ge=0.001, le=0.5)] = 0.02
+    confidence: Annotated[float, Meta(ge=0.5, le=0.9999)] = 0.95
+    by: Literal["plan", "tenant", "all"] = "plan"
+
+
 class CacheSettings(Struct, frozen=True):
     """The whole deployment's cache. Nothing is remembered for calls that neither themselves nor by their node ask for it.
 
@@ -38,6 +51,7 @@ class CacheSettings(Struct, frozen=True):
     key: Secret | None = None
     version: str = ""
     stale_acceptance: Share = 0.98  # least score of a similar answer when every model fails
+    audit: AuditSettings = AuditSettings()
 
     def __repr__(self) -> str:
         where = f"persist={self.persist}, shared={self.shared}, key={'hidden' if self.key else 'none'}"
@@ -48,7 +62,8 @@ class NodeCache(Struct, frozen=True):
     """One node's cache.
 
     `mode` is for calls that do not say themselves. `scope`: whose questions may be answered with one another's answers, never across
-    tenants. `semantic`: answers to similar questions; `shadow` decides and counts, and gives none.
+    tenants. `semantic`: answers to similar questions; `shadow` decides and counts, and gives none. `compare`: when a remembered and a
+    fresh answer say the same, see `policies/same_answer.py`; `exact` is for code such as SQL.
     """
 
     mode: Literal["off", "default"] = "off"
@@ -57,6 +72,8 @@ class NodeCache(Struct, frozen=True):
     tool_calls: bool = False  # remember answers that call tools too
     stale: bool = False  # when every model fails, an old answer is better than none
     semantic: Literal["off", "shadow", "on"] = "off"
+    compare: Literal["auto", "exact"] = "auto"
+    compare_overlap: Share = 0.8  # least share of content words that two texts have in common to be the same
 
 
 def check_cache(settings: Settings) -> None:

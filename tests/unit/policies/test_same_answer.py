@@ -56,6 +56,8 @@ def test_same(one, other):
         (LONG, LONG.replace("next invoice", "Next Invoice of Acme")),
         (LONG, LONG[:140]),
         (LONG * 40, (LONG * 40).replace("tab", "page")),
+        (f"select name, {LONG} from users", f"select email, {LONG} from users"),
+        (f"{LONG}\n```\nx = a\n```", f"{LONG}\n```\nx = b\n```"),
         ('{"a": 1}', '{"a": true}'),
         ('{"a": 1}', '{"a": "1"}'),
         ('{"a": [1, 2]}', '{"a": [2, 1]}'),
