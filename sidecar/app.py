@@ -27,6 +27,7 @@ from prometheus_client import CollectorRegistry
 
 from sidecar import VERSION
 from sidecar._core import Ledger
+from sidecar.cache_upkeep import CacheStores
 from sidecar.call import Call, Caller, Chunk, GenerateAsk, GenerateRequest, Message, Text
 from sidecar.catalog import Catalog
 from sidecar.catalog import load as load_catalog
@@ -51,6 +52,7 @@ from sidecar.policies.admission import Admission
 from sidecar.policies.breakers import Breakers, Change
 from sidecar.policies.budgets import Budgets
 from sidecar.policies.cache_flights import Flights
+from sidecar.policies.cache_similar import Similar
 from sidecar.policies.dear_calls import DearCalls
 from sidecar.policies.degradation import Degradations
 from sidecar.policies.endpoints import Endpoints
@@ -113,15 +115,18 @@ async def _serve(settings: Settings) -> int:
     ledger, found = _open_ledger(settings)
     engine = make_engine(settings, catalog, log, ledger=ledger)
     _open_store(engine)
+    stores = _open_cache(engine)
     doors = _Doors(engine, (*settings.notices, *catalog.notices, *skipped_providers(settings), *_without_log(settings), *found))
     try:
         await doors.open()
         peers = await connect_hints(engine)
+        await stores.connect()
         budgets = await _share_budgets(engine)
         await connect_all(engine)
         await warm_up(engine)
         _settle_heap()
         await doors.serve()
+        stores.start()
         log.write(
             "info", "serving", version=VERSION, environment=settings.profile.name, listen=doors.bound, providers=sorted(engine.providers)
         )
@@ -130,6 +135,7 @@ async def _serve(settings: Settings) -> int:
         await doors.close()
         for provider in engine.providers.values():
             await provider.close()
+        await stores.close()
         await asyncio.to_thread(engine.usage.close)
         engine.user_preferences.close()
         with contextlib.suppress(StoreFailed):  # it was told before
@@ -308,6 +314,9 @@ def make_engine(
         meter.event("set_aside", f"{key} goes behind all others for {left_s} s: {reason}", key=key, reason=reason)
 
     answers = Answers(settings.cache, wall_ns)
+    similar = Similar(settings.cache.max_bytes)
+    answers.on_kept.append(similar.add)
+    answers.on_gone.append(similar.remove)
     ledger = Ledger() if ledger is None else ledger
     return Engine(
         settings=settings,
@@ -327,6 +336,7 @@ def make_engine(
         admission=admission,
         answers=answers,
         flights=Flights(),
+        similar=similar,
         vectors=KnownVectors(settings.cache, answers.invalidations),
         user_preferences=UserPreferences(),
         budget_file=BudgetFile(),
@@ -566,6 +576,16 @@ def _open_store(engine: Engine) -> None:
             keep_usage(engine, Path(folder))
         except StoreFailed as error:
             raise StartError(error.message) from None
+
+
+def _open_cache(engine: Engine) -> CacheStores:
+    """Where answers are remembered beside memory. Raises StartError, or SettingsError for a missing package."""
+    stores = CacheStores(engine)
+    try:
+        stores.open()
+    except StoreFailed as error:
+        raise StartError(error.message) from None
+    return stores
 
 
 async def _keep_house(engine: Engine) -> None:

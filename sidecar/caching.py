@@ -4,29 +4,60 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from typing import Final, Literal
 
+from msgspec import Struct
 from msgspec.structs import replace
 
+from sidecar._core import compare
 from sidecar.answer import Answer
 from sidecar.call import Call, Candidate, Chunk, EmbedRequest, GenerateRequest, Recalled, Start, Usage, Vectors
 from sidecar.counting import count_embed
 from sidecar.engine import Engine
-from sidecar.policies.cache_keys import Key, vector_keys
-from sidecar.policies.cache_rules import Rule, may_keep
+from sidecar.errors import StoreFailed
+from sidecar.policies.cache_keys import Key, key_of, vector_keys
+from sidecar.policies.cache_rules import Rule, may_keep, rule_of
+from sidecar.policies.cache_similar import Likely
 from sidecar.store.answers import Found
 from sidecar.store.cache_entry import Entry, Named
+from sidecar.store.cache_invalidation import Invalidation
+
+_USUAL_ACCEPTANCE: Final = 0.95  # of services that settings do not name
 
 
 class Caching:
     """What the cache knows of one call while it is under way. `leads`: identical calls wait for what becomes of this one."""
 
-    __slots__ = ("generation", "key", "leads", "rule")
+    __slots__ = ("generation", "key", "leads", "rule", "would_be")
 
     def __init__(self, rule: Rule, key: Key, generation: int) -> None:
         self.rule = rule
         self.key = key
         self.generation = generation
         self.leads = False
+        self.would_be: Likely | None = None  # a similar answer that was not given, to be compared with what a provider says
+
+
+class Landed(Struct, frozen=True):
+    """What those get who waited for an identical call."""
+
+    found: Found
+    how: Recalled
+
+
+Decision = Literal["exact", "semantic", "shadow", "none"]
+
+
+class Lookup(Struct, frozen=True):
+    """What the cache would do. `shadow`: a similar answer is there, and is not given."""
+
+    decision: Decision
+    why: str
+    acceptance: float
+    rule: Rule | None = None
+    key: Key | None = None
+    exact: Likely | None = None
+    candidates: list[Likely] = []
 
 
 def most_age_ns(call: Call) -> int:
@@ -82,8 +113,94 @@ def _cut(text: str, chars: int) -> Iterator[str]:
         begin = end
 
 
-def exact(found: Found, *, joined: bool = False) -> Recalled:
-    return Recalled("exact", 1.0, 1.0, found.age_ns, found.entry.call_id, found.entry.nano_usd, joined)
+def exact(found: Found) -> Recalled:
+    return Recalled("exact", 1.0, 1.0, found.age_ns, found.entry.call_id, found.entry.nano_usd)
+
+
+def land(engine: Engine, call: Call, found: Found, how: Recalled) -> None:
+    """Those who wait for what becomes of this call have their answer."""
+    if call.caching is not None and call.caching.leads:
+        call.caching.leads = False
+        engine.flights.land(call.caching.key.digest, Landed(found, replace(how, joined=True)))
+
+
+def similar(engine: Engine, call: Call, caching: Caching) -> list[Likely]:
+    """Remembered answers to similar questions, best first, refused ones too. None that this call may not have."""
+    key, now_ns = caching.key, engine.clock_ns()
+    if not key.is_similar:
+        return []
+    likely = []
+    for digest, similarity, score, veto in engine.similar.candidates(key.partition, key.question):
+        found = engine.answers.old(digest, now_ns) if digest != key.digest else None
+        if found is not None and server_of(call, found.entry) is not None:
+            is_fresh = found.age_ns < found.entry.life_ms * 1_000_000
+            likely.append(Likely(found.entry, found.age_ns, is_fresh, similarity, score, veto))
+    return likely
+
+
+def acceptance(engine: Engine, call: Call) -> float:
+    """The least score of a similar answer that is given."""
+    service = engine.settings.services.get(call.service)
+    return service.cache_acceptance if service is not None else _USUAL_ACCEPTANCE
+
+
+def best(likely: list[Likely], least: float, most_ns: int, *, only_fresh: bool = True) -> Likely | None:
+    """The best that may be given: no veto, a score of at least this, and young enough."""
+    for one in likely:
+        if not one.veto and one.score >= least and (one.is_fresh or not only_fresh) and one.age_ns <= most_ns:
+            return one
+    return None
+
+
+def semantic(likely: Likely) -> Recalled:
+    return Recalled("semantic", likely.similarity, likely.score, likely.age_ns, likely.entry.call_id, likely.entry.nano_usd)
+
+
+async def look_up(engine: Engine, call: Call) -> Lookup:
+    """What the cache would do with a call whose candidates are known, and why. Nothing is given, counted or remembered."""
+    rule = rule_of(call, engine.settings.cache)
+    least = acceptance(engine, call)
+    key = key_of(call, rule.scope, engine.settings.cache.version) if rule is not None else None
+    if rule is None or key is None:
+        return Lookup("none", "neither the call nor its node lets the cache be used", least)
+    caching = Caching(rule, key, engine.answers.invalidations.generation)
+    now_ns = engine.clock_ns()
+    found = engine.answers.old(key.digest, now_ns) or await engine.answers.fetch(key.digest, now_ns, most_age_ns(call))
+    exact = None
+    if found is not None:
+        is_fresh = found.age_ns < found.entry.life_ms * 1_000_000 and found.age_ns <= most_age_ns(call)
+        exact = Likely(found.entry, found.age_ns, is_fresh, 1.0, 1.0, "")
+    likely = [_explained(one, key.question) for one in similar(engine, call, caching)] if rule.semantic != "off" else []
+    decision, why = _decision(engine, call, caching, exact, likely, least)
+    return Lookup(decision, why, least, rule, key, exact, likely)
+
+
+def _decision(
+    engine: Engine, call: Call, caching: Caching, exact: Likely | None, likely: list[Likely], least: float
+) -> tuple[Decision, str]:
+    rule = caching.rule
+    if not rule.reads:
+        return "none", "this call is not answered from memory, only remembered"
+    if exact is not None and exact.is_fresh and server_of(call, exact.entry) is not None:
+        return "exact", f"call {exact.entry.call_id} asked the same"
+    if rule.semantic == "off":
+        return "none", "the same was not asked before, or too long ago, and similar questions are not looked at (cache.semantic is off)"
+    one = best(likely, least, most_age_ns(call))
+    if one is None:
+        return "none", "the same was not asked before, and no similar question is sure enough to ask the same"
+    if rule.semantic == "shadow":
+        return "shadow", f"call {one.entry.call_id} would do, and the node's cache.semantic is shadow: nothing similar is given"
+    if engine.similar.judge is None:
+        return "shadow", f"call {one.entry.call_id} would do, and nothing has proven yet how often such answers are wrong"
+    return (
+        "semantic",
+        f"call {one.entry.call_id} asked the same in other words; it is given once that is proven, but for a share",
+    )
+
+
+def _explained(one: Likely, question: str) -> Likely:
+    verdict = compare(question, one.entry.question)
+    return replace(one, deciding=tuple(verdict.deciding), features=verdict.features)
 
 
 def remember(engine: Engine, call: Call) -> None:
@@ -98,16 +215,49 @@ def remember(engine: Engine, call: Call) -> None:
             engine.answers.keep(entry, engine.clock_ns())
         except UnicodeEncodeError:  # a provider's text may hold halves of characters, which nobody can write down
             entry = None
+    if caching.would_be is not None and call.error is None and call.recalled is None and call.answer is not None:
+        judge = engine.similar.judge
+        if judge is not None and not judge.asked(call, caching.would_be, call.answer):
+            engine.answers.drop(caching.would_be.entry.digest)
+    if entry is not None:
+        found = Found(entry, 0)
+        land(engine, call, found, exact(found))
     if not caching.leads:
         return
     caching.leads = False
     digest = caching.key.digest
-    if entry is not None:
-        engine.flights.land(digest, Found(entry, 0))
-    elif call.error is None and call.recalled is None:
+    if call.error is None and call.recalled is None:
         engine.flights.scatter(digest)
     else:
         engine.flights.hand_over(digest)
+
+
+async def invalidate(engine: Engine, what: Invalidation) -> tuple[dict[str, int], list[str]]:
+    """Give nothing any more that this hits, on no pod, and erase it everywhere. Returns how many were where, and what went wrong.
+
+    A number is taken for it first: it is what decides, on every pod, which answers are too old.
+    """
+    shared = engine.answers.shared
+    numbered = await shared.say(what) if shared is not None else None
+    problems = []
+    if numbered is None:
+        numbered = replace(what, generation=engine.answers.invalidations.generation + 1)
+        if shared is not None:
+            problems.append("Redis is away: the other pods are told when it is back")
+    found = await forget(engine, numbered, problems)
+    return found, problems
+
+
+async def forget(engine: Engine, one: Invalidation, problems: list[str], *, is_own: bool = True) -> dict[str, int]:
+    """Apply an invalidation here. What pods share is erased by the one whose own it is."""
+    found = {"memory": engine.answers.invalidate(one), "vectors": engine.vectors.invalidate(one)}
+    for place in engine.answers.elsewhere:
+        if is_own or place is not engine.answers.shared:
+            try:
+                found[place.name] = await place.erase(one)
+            except StoreFailed as error:
+                problems.append(error.message)
+    return found
 
 
 class Batch:

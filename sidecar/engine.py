@@ -10,12 +10,14 @@ from msgspec import Struct
 from sidecar._core import Ledger
 
 if TYPE_CHECKING:
+    from sidecar.caching import Landed
     from sidecar.catalog import Catalog
     from sidecar.observe import Meter
     from sidecar.policies.admission import Admission
     from sidecar.policies.breakers import Breakers
     from sidecar.policies.budgets import Budgets
     from sidecar.policies.cache_flights import Flights
+    from sidecar.policies.cache_similar import Similar
     from sidecar.policies.dear_calls import DearCalls
     from sidecar.policies.degradation import Degradations
     from sidecar.policies.endpoints import Endpoints
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from sidecar.policies.sharing import Sharing
     from sidecar.providers import Provider
     from sidecar.settings import Settings
-    from sidecar.store.answers import Answers, Found
+    from sidecar.store.answers import Answers
     from sidecar.store.audit import Audit
     from sidecar.store.budget_file import BudgetFile
     from sidecar.store.cache_vectors import KnownVectors
@@ -57,7 +59,8 @@ class Engine(Struct, frozen=True):
     quotas: Quotas
     admission: Admission
     answers: Answers
-    flights: Flights[Found]
+    flights: Flights[Landed]
+    similar: Similar
     vectors: KnownVectors
     user_preferences: UserPreferences
     budget_file: BudgetFile

@@ -6,4 +6,4 @@ out=${1:-.}
 python=${PYTHON:-.venv/bin/python}
 PATH="$(dirname "$python"):$PATH" "$python" -m grpc_tools.protoc -Iproto \
   --python_out="$out" --grpc_python_out="$out" --mypy_out="$out" --mypy_grpc_out="$out" \
-  proto/sidecar/v1/llm.proto proto/sidecar/v1/errors.proto proto/sidecar/v1/budgets.proto proto/sidecar/v1/ops.proto
+  proto/sidecar/v1/llm.proto proto/sidecar/v1/errors.proto proto/sidecar/v1/budgets.proto proto/sidecar/v1/cache.proto proto/sidecar/v1/ops.proto

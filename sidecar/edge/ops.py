@@ -10,6 +10,7 @@ from sidecar import VERSION
 from sidecar.call import Call, Candidate
 from sidecar.catalog import Model
 from sidecar.edge.budget_ops import BudgetOps
+from sidecar.edge.cache_ops import CacheOps
 from sidecar.edge.calls import Calls
 from sidecar.edge.health import node_statuses, set_health
 from sidecar.edge.rescue import Context, Rescue
@@ -34,7 +35,7 @@ _FORCED: dict[int, Literal["open", "closed"] | None] = {
 }
 
 
-class OpsService(BudgetOps, RunOps, UsageOps, ops_pb2_grpc.OpsServiceServicer):
+class OpsService(BudgetOps, CacheOps, RunOps, UsageOps, ops_pb2_grpc.OpsServiceServicer):
     """Reads what is there; `drain` is the app's, because health has to follow."""
 
     def __init__(self, engine: Engine, calls: Calls, drain: Callable[[], Awaitable[int]], notices: tuple[str, ...]) -> None:

@@ -25,7 +25,7 @@ PicoUsdPerToken = NewType("PicoUsdPerToken", int)  # 1 USD per million tokens is
 DIGITS = {NanoUsd: 9, PicoUsdPerToken: 6}
 
 _SECRETS = {
-    "api_key", "langchain_api_key", "headers", "sha256", "ops_sha256", "password", "postgres_password",
+    "key", "api_key", "langchain_api_key", "headers", "sha256", "ops_sha256", "password", "postgres_password",
     "chat_url", "webhook_url", "webhook_key",
 }  # fmt: skip
 _LOOKS_LIKE_A_KEY = re.compile(r"(.*/)?(sk-|AIza|gsk_|lsv2_|xai-|Bearer )")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sidecar.caching import Batch, Caching, exact, give, most_age_ns, server_of
+from sidecar.caching import Batch, Caching, Landed, acceptance, best, exact, give, land, most_age_ns, semantic, server_of, similar
 from sidecar.call import Call, EmbedRequest, Recalled
 from sidecar.engine import Engine
 from sidecar.errors import NotCached
@@ -35,14 +35,47 @@ async def recall(engine: Engine, call: Call) -> bool:
     if (found := _known(engine, call, key.digest)) is not None:
         await give(engine, call, found, exact(found))
         return True
+    if not rule.must:
+        told = await engine.flights.join(key.digest)
+        if isinstance(told, Landed) and _will_do(engine, call, told.found):
+            await give(engine, call, told.found, told.how)
+            return True
+        caching.leads = told == "lead"
+    hit = await _elsewhere(engine, call, key.digest) or _similar(engine, call, caching)
+    if hit is not None:
+        found, how = hit
+        land(engine, call, found, how)
+        await give(engine, call, found, how)
+        return True
     if rule.must:
         raise _not_cached()
-    told = await engine.flights.join(key.digest)
-    if isinstance(told, Found) and server_of(call, told.entry) is not None:
-        await give(engine, call, told, exact(told, joined=True))
-        return True
-    caching.leads = told == "lead"
     return False
+
+
+def _will_do(engine: Engine, call: Call, found: Found) -> bool:
+    """An answer that another call has got meanwhile."""
+    is_young = found.age_ns <= most_age_ns(call)
+    return is_young and server_of(call, found.entry) is not None and not engine.answers.is_gone(found.entry)
+
+
+def _similar(engine: Engine, call: Call, caching: Caching) -> tuple[Found, Recalled] | None:
+    """An answer to a similar question, where the node has it so and it is proven how seldom such answers are wrong."""
+    rule, judge = caching.rule, engine.similar.judge
+    if rule.semantic == "off":
+        return None
+    likely = best(similar(engine, call, caching), acceptance(engine, call), most_age_ns(call))
+    if likely is None:
+        return None
+    if rule.semantic == "on" and judge is not None and judge.may_give(call, likely):
+        judge.gave(call, likely)
+        return Found(likely.entry, likely.age_ns), semantic(likely)
+    caching.would_be = likely
+    return None
+
+
+async def _elsewhere(engine: Engine, call: Call, digest: bytes) -> tuple[Found, Recalled] | None:
+    found = await engine.answers.fetch(digest, engine.clock_ns(), most_age_ns(call))
+    return (found, exact(found)) if found is not None and server_of(call, found.entry) is not None else None
 
 
 def _recall_vectors(engine: Engine, call: Call, request: EmbedRequest, rule: Rule) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from sidecar.caching import give, most_age_ns, server_of
+from msgspec.structs import replace
+
+from sidecar.caching import Caching, acceptance, best, exact, give, most_age_ns, semantic, server_of, similar
 from sidecar.call import Call, Recalled
 from sidecar.engine import Engine
 from sidecar.errors import ProviderContextExceeded, ProviderError, ProviderRejected, RateLimited, SidecarError
+from sidecar.store.answers import Found
 from sidecar.time_limit import TimeLimit
 
 _LAST_S = 1.0  # for a stream's reader to take it; callers' own deadlines are a little later than ours
@@ -20,15 +23,35 @@ async def stale(engine: Engine, call: Call, failure: SidecarError | TimeoutError
     caching = call.caching
     if caching is None or not caching.rule.stale or call.sent is not None or not _all_have_failed(call, failure):
         return False
-    found = engine.answers.old(caching.key.digest, engine.clock_ns())
-    if found is None or found.age_ns > most_age_ns(call) or server_of(call, found.entry) is None:
+    hit = _same(engine, call, caching) or _similar(engine, call, caching)
+    if hit is None:
         return False
+    found, how = hit
     reason = failure.reason if isinstance(failure, SidecarError) else "DEADLINE_EXCEEDED"
-    call.notices.append(f"every model failed ({reason}); this answer is {_words(found.age_ns)} old, and may no longer be right")
-    how = Recalled("stale", 1.0, 1.0, found.age_ns, found.entry.call_id, found.entry.nano_usd)
+    whose = "this answer" if how.similarity == 1.0 else "this answer to a similar question"
+    call.notices.append(f"every model failed ({reason}); {whose} is {_words(found.age_ns)} old, and may no longer be right")
     with TimeLimit(max(call.deadline, engine.clock_ns() / 1e9 + _LAST_S)):
         await give(engine, call, found, how)
     return True
+
+
+def _same(engine: Engine, call: Call, caching: Caching) -> tuple[Found, Recalled] | None:
+    found = engine.answers.old(caching.key.digest, engine.clock_ns())
+    if found is None or found.age_ns > most_age_ns(call) or server_of(call, found.entry) is None:
+        return None
+    return found, replace(exact(found), kind="stale")
+
+
+def _similar(engine: Engine, call: Call, caching: Caching) -> tuple[Found, Recalled] | None:
+    """With a stricter score than while models answer, and only where similar answers may be given at all."""
+    if caching.rule.semantic != "on" or engine.similar.judge is None:
+        return None
+    least = max(acceptance(engine, call), engine.settings.cache.stale_acceptance)
+    likely = best(similar(engine, call, caching), least, most_age_ns(call), only_fresh=False)
+    if likely is None or not engine.similar.judge.may_give(call, likely):
+        return None
+    engine.similar.judge.gave(call, likely)
+    return Found(likely.entry, likely.age_ns), replace(semantic(likely), kind="stale")
 
 
 def _all_have_failed(call: Call, failure: SidecarError | TimeoutError) -> bool:

@@ -38,14 +38,27 @@ class Found(Struct, frozen=True):
 
 
 class Elsewhere(Protocol):
-    """Another place that remembers too. Neither method waits."""
+    """Another place that remembers too. `put` and `gone` do not wait."""
+
+    name: str
 
     def put(self, entry: Entry, data: bytes) -> None: ...
 
     def gone(self, digests: list[bytes]) -> None:
         """There was no room for these here."""
 
-    def invalidate(self, one: Invalidation) -> None: ...
+    async def erase(self, one: Invalidation) -> int:
+        """Forget what it hits. Returns how many there were. Raises StoreFailed."""
+
+
+class Shared(Elsewhere, Protocol):
+    """The place that pods share."""
+
+    async def fetch(self, digest: bytes) -> Entry | None:
+        """What is kept there, if it says so in time."""
+
+    async def say(self, one: Invalidation) -> Invalidation | None:
+        """Tell all pods; returns it with its number, None: it will be told later."""
 
 
 class Answers:
@@ -58,7 +71,9 @@ class Answers:
         self._wall_ns = wall_ns
         self.invalidations = Invalidations()
         self.elsewhere: list[Elsewhere] = []
-        self.on_gone: list[Callable[[list[bytes]], None]] = []  # are told of digests that are no longer here
+        self.shared: Shared | None = None  # one of `elsewhere`
+        self.on_kept: list[Callable[[Entry], None]] = []  # are told of entries that are here now
+        self.on_gone: list[Callable[[list[bytes]], None]] = []  # and of digests that no longer are
 
     def __len__(self) -> int:
         return len(self._memory)
@@ -85,7 +100,7 @@ class Answers:
 
     def _found(self, digest: bytes, kept: Kept, now_ns: int) -> Found | None:
         if self.invalidations.hit(kept.generation, kept.named, kept.kept_ms, kept.call_id):
-            self._memory.remove(digest)
+            self.drop(digest)
             return None
         return Found(unpacked(kept.data), max(0, now_ns - kept.kept_ns))
 
@@ -104,8 +119,28 @@ class Answers:
         if self.invalidations.hit(entry.generation, entry.named, entry.kept_ms, entry.call_id):
             return None
         age_ns = max(0, age_ms) * 1_000_000
+        self.invalidations.generation = max(self.invalidations.generation, entry.generation)  # numbers go on from where they were
         self._put(entry, packed(entry), age_ns, now_ns)
         return Found(entry, age_ns)
+
+    async def fetch(self, digest: bytes, now_ns: int, most_age_ns: int) -> Found | None:
+        """A fresh answer from the place that pods share. A short wait."""
+        if self.shared is None:
+            return None
+        entry = await self.shared.fetch(digest)
+        found = self.take_in(entry, now_ns) if entry is not None else None
+        if found is None or found.age_ns >= found.entry.life_ms * 1_000_000 or found.age_ns > most_age_ns:
+            return None
+        return found
+
+    def drop(self, digest: bytes) -> None:
+        """Forget this one, here and in the file."""
+        if self._memory.remove(digest) is not None:
+            self._tell_gone([digest])
+
+    def is_gone(self, entry: Entry) -> bool:
+        """Has it been invalidated?"""
+        return self.invalidations.hit(entry.generation, entry.named, entry.kept_ms, entry.call_id)
 
     def _put(self, entry: Entry, data: bytes, age_ns: int, now_ns: int) -> None:
         if self.invalidations.hit(entry.generation, entry.named, entry.kept_ms, entry.call_id):
@@ -124,6 +159,8 @@ class Answers:
             size,
         )
         gone = self._memory.put(entry.digest, kept, now_ns)
+        for tell in self.on_kept:
+            tell(entry)
         if gone:
             self._tell_gone(gone)
 
@@ -134,14 +171,12 @@ class Answers:
             tell(digests)
 
     def invalidate(self, one: Invalidation) -> int:
-        """Forget what it hits, here and elsewhere. Returns how many there were here."""
+        """Give nothing any more that it hits, wherever it is kept, and forget it here. Returns how many were here."""
         if not self.invalidations.add(one):
             return 0
         hit = [digest for digest, kept in self._memory.items() if one.hits(kept.named, kept.kept_ms, kept.call_id)]
         for digest in hit:
             self._memory.remove(digest)
-        for place in self.elsewhere:
-            place.invalidate(one)
         for tell in self.on_gone:
             tell(hit)
         return len(hit)

@@ -62,6 +62,11 @@ class Invalidations:
             self._floor = self._list.pop(0).generation
         return True
 
+    def raise_floor(self, generation: int) -> None:
+        """What is older than this is gone, whatever it is."""
+        self._floor = max(self._floor, generation)
+        self.generation = max(self.generation, generation)
+
     def hit(self, generation: int, named: Named, kept_ms: int, call_id: str) -> bool:
         """Is an entry of this generation gone?"""
         if generation >= self.generation:

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from sidecar.v1 import budgets_pb2 as sidecar_dot_v1_dot_budgets__pb2
+from sidecar.v1 import cache_pb2 as sidecar_dot_v1_dot_cache__pb2
 from sidecar.v1 import ops_pb2 as sidecar_dot_v1_dot_ops__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -166,6 +167,16 @@ class OpsServiceStub:
                 '/sidecar.v1.OpsService/ListRuns',
                 request_serializer=sidecar_dot_v1_dot_budgets__pb2.ListRunsRequest.SerializeToString,
                 response_deserializer=sidecar_dot_v1_dot_budgets__pb2.ListRunsResponse.FromString,
+                _registered_method=True)
+        self.CacheLookup = channel.unary_unary(
+                '/sidecar.v1.OpsService/CacheLookup',
+                request_serializer=sidecar_dot_v1_dot_cache__pb2.CacheLookupRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_cache__pb2.CacheLookupResponse.FromString,
+                _registered_method=True)
+        self.InvalidateCache = channel.unary_unary(
+                '/sidecar.v1.OpsService/InvalidateCache',
+                request_serializer=sidecar_dot_v1_dot_cache__pb2.InvalidateCacheRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_cache__pb2.InvalidateCacheResponse.FromString,
                 _registered_method=True)
         self.ListRates = channel.unary_unary(
                 '/sidecar.v1.OpsService/ListRates',
@@ -401,6 +412,27 @@ class OpsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CacheLookup(self, request, context):
+        """CacheLookup says what the cache would do with a call, and why: the answers it considers, and what speaks for or against each.
+
+        Nothing is asked, reserved or remembered. Statuses as Explain. Messages of this and the next RPC are in cache.proto; what it says of
+        similar questions holds words of theirs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InvalidateCache(self, request, context):
+        """InvalidateCache takes remembered answers and vectors back: by tenant, user, node, model, prompt, age or one by one.
+
+        With a Redis it holds for all pods within a second, without one for this pod. It is also how a tenant or a user is erased. Repeated, it
+        does no harm. INVALID_ARGUMENT: nothing is named, or it contradicts itself. UNAVAILABLE (STORE_FAILED): the change could not be
+        written down, and nothing was done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListRates(self, request, context):
         """ListRates lists requests and tokens per minute: what is left of them, and until when. It always answers OK.
         """
@@ -540,6 +572,16 @@ def add_OpsServiceServicer_to_server(servicer, server):
                     servicer.ListRuns,
                     request_deserializer=sidecar_dot_v1_dot_budgets__pb2.ListRunsRequest.FromString,
                     response_serializer=sidecar_dot_v1_dot_budgets__pb2.ListRunsResponse.SerializeToString,
+            ),
+            'CacheLookup': grpc.unary_unary_rpc_method_handler(
+                    servicer.CacheLookup,
+                    request_deserializer=sidecar_dot_v1_dot_cache__pb2.CacheLookupRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_cache__pb2.CacheLookupResponse.SerializeToString,
+            ),
+            'InvalidateCache': grpc.unary_unary_rpc_method_handler(
+                    servicer.InvalidateCache,
+                    request_deserializer=sidecar_dot_v1_dot_cache__pb2.InvalidateCacheRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_cache__pb2.InvalidateCacheResponse.SerializeToString,
             ),
             'ListRates': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRates,
@@ -1251,6 +1293,60 @@ class OpsService:
             '/sidecar.v1.OpsService/ListRuns',
             sidecar_dot_v1_dot_budgets__pb2.ListRunsRequest.SerializeToString,
             sidecar_dot_v1_dot_budgets__pb2.ListRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CacheLookup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/CacheLookup',
+            sidecar_dot_v1_dot_cache__pb2.CacheLookupRequest.SerializeToString,
+            sidecar_dot_v1_dot_cache__pb2.CacheLookupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InvalidateCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/InvalidateCache',
+            sidecar_dot_v1_dot_cache__pb2.InvalidateCacheRequest.SerializeToString,
+            sidecar_dot_v1_dot_cache__pb2.InvalidateCacheResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,7 @@ What operators ask a sidecar, usually with grpcurl."""
 from collections import abc as _abc
 from grpc import aio as _aio
 from sidecar.v1 import budgets_pb2 as _budgets_pb2
+from sidecar.v1 import cache_pb2 as _cache_pb2
 from sidecar.v1 import ops_pb2 as _ops_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -143,6 +144,19 @@ class OpsServiceStub:
     """
     ListRuns: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.ListRunsRequest, _budgets_pb2.ListRunsResponse]
     """ListRuns lists open runs and what they have used. INVALID_ARGUMENT: the limit is out of range."""
+    CacheLookup: _grpc.UnaryUnaryMultiCallable[_cache_pb2.CacheLookupRequest, _cache_pb2.CacheLookupResponse]
+    """CacheLookup says what the cache would do with a call, and why: the answers it considers, and what speaks for or against each.
+
+    Nothing is asked, reserved or remembered. Statuses as Explain. Messages of this and the next RPC are in cache.proto; what it says of
+    similar questions holds words of theirs.
+    """
+    InvalidateCache: _grpc.UnaryUnaryMultiCallable[_cache_pb2.InvalidateCacheRequest, _cache_pb2.InvalidateCacheResponse]
+    """InvalidateCache takes remembered answers and vectors back: by tenant, user, node, model, prompt, age or one by one.
+
+    With a Redis it holds for all pods within a second, without one for this pod. It is also how a tenant or a user is erased. Repeated, it
+    does no harm. INVALID_ARGUMENT: nothing is named, or it contradicts itself. UNAVAILABLE (STORE_FAILED): the change could not be
+    written down, and nothing was done.
+    """
     ListRates: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.ListRatesRequest, _budgets_pb2.ListRatesResponse]
     """ListRates lists requests and tokens per minute: what is left of them, and until when. It always answers OK."""
 
@@ -260,6 +274,19 @@ class OpsServiceAsyncStub(OpsServiceStub):
     """
     ListRuns: _aio.UnaryUnaryMultiCallable[_budgets_pb2.ListRunsRequest, _budgets_pb2.ListRunsResponse]  # type: ignore[assignment]
     """ListRuns lists open runs and what they have used. INVALID_ARGUMENT: the limit is out of range."""
+    CacheLookup: _aio.UnaryUnaryMultiCallable[_cache_pb2.CacheLookupRequest, _cache_pb2.CacheLookupResponse]  # type: ignore[assignment]
+    """CacheLookup says what the cache would do with a call, and why: the answers it considers, and what speaks for or against each.
+
+    Nothing is asked, reserved or remembered. Statuses as Explain. Messages of this and the next RPC are in cache.proto; what it says of
+    similar questions holds words of theirs.
+    """
+    InvalidateCache: _aio.UnaryUnaryMultiCallable[_cache_pb2.InvalidateCacheRequest, _cache_pb2.InvalidateCacheResponse]  # type: ignore[assignment]
+    """InvalidateCache takes remembered answers and vectors back: by tenant, user, node, model, prompt, age or one by one.
+
+    With a Redis it holds for all pods within a second, without one for this pod. It is also how a tenant or a user is erased. Repeated, it
+    does no harm. INVALID_ARGUMENT: nothing is named, or it contradicts itself. UNAVAILABLE (STORE_FAILED): the change could not be
+    written down, and nothing was done.
+    """
     ListRates: _aio.UnaryUnaryMultiCallable[_budgets_pb2.ListRatesRequest, _budgets_pb2.ListRatesResponse]  # type: ignore[assignment]
     """ListRates lists requests and tokens per minute: what is left of them, and until when. It always answers OK."""
 
@@ -530,6 +557,31 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_budgets_pb2.ListRunsResponse, _abc.Awaitable[_budgets_pb2.ListRunsResponse]]:
         """ListRuns lists open runs and what they have used. INVALID_ARGUMENT: the limit is out of range."""
+
+    @_abc_1.abstractmethod
+    def CacheLookup(
+        self,
+        request: _cache_pb2.CacheLookupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cache_pb2.CacheLookupResponse, _abc.Awaitable[_cache_pb2.CacheLookupResponse]]:
+        """CacheLookup says what the cache would do with a call, and why: the answers it considers, and what speaks for or against each.
+
+        Nothing is asked, reserved or remembered. Statuses as Explain. Messages of this and the next RPC are in cache.proto; what it says of
+        similar questions holds words of theirs.
+        """
+
+    @_abc_1.abstractmethod
+    def InvalidateCache(
+        self,
+        request: _cache_pb2.InvalidateCacheRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cache_pb2.InvalidateCacheResponse, _abc.Awaitable[_cache_pb2.InvalidateCacheResponse]]:
+        """InvalidateCache takes remembered answers and vectors back: by tenant, user, node, model, prompt, age or one by one.
+
+        With a Redis it holds for all pods within a second, without one for this pod. It is also how a tenant or a user is erased. Repeated, it
+        does no harm. INVALID_ARGUMENT: nothing is named, or it contradicts itself. UNAVAILABLE (STORE_FAILED): the change could not be
+        written down, and nothing was done.
+        """
 
     @_abc_1.abstractmethod
     def ListRates(

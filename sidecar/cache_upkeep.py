@@ -1,0 +1,168 @@
+"""Where remembered answers are kept beside memory, and what operators see of all that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import Gauge
+
+from sidecar.caching import forget
+from sidecar.engine import Engine
+from sidecar.errors import StoreFailed
+from sidecar.store.cache_entry import vault_of
+from sidecar.store.cache_file import CacheFile
+from sidecar.store.cache_invalidation import Invalidation
+from sidecar.store.cache_shared import SharedAnswers
+from sidecar.store.hints import client_of
+
+_GAUGES: dict[str, str] = {
+    "llm_cache_entries": "Answers that are remembered in memory.",
+    "llm_cache_bytes": "What they take.",
+    "llm_cache_evicted": "Answers that had to go, or did not come in, for want of room, since the start.",
+    "llm_cache_vectors": "Vectors that are remembered.",
+    "llm_cache_vector_bytes": "What they take.",
+    "llm_cache_flights": "Questions that are being asked, for which identical calls may wait.",
+}
+
+
+class CacheStores:
+    """Opens what settings name, and does what must be done beside the calls."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Raises SettingsError for a missing package."""
+        self._engine = engine
+        self._vault = vault_of(engine.settings)
+        self._file: CacheFile | None = None
+        self._shared: SharedAnswers | None = None
+        self._garbled: set[str] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        answers, vectors, flights = engine.answers, engine.vectors, engine.flights
+        self._show("llm_cache_entries", lambda: len(answers))
+        self._show("llm_cache_bytes", lambda: answers.used_bytes)
+        self._show("llm_cache_evicted", lambda: answers.evicted)
+        self._show("llm_cache_vectors", lambda: len(vectors))
+        self._show("llm_cache_vector_bytes", lambda: vectors.used_bytes)
+        self._show("llm_cache_flights", lambda: len(flights))
+
+    def _show(self, name: str, read: Callable[[], float]) -> None:
+        Gauge(name, _GAUGES[name], registry=self._engine.meter.metrics.registry).set_function(read)
+
+    def open(self) -> None:
+        """The file, if there is to be one. Needs a running event loop. Raises StoreFailed where it cannot be used."""
+        engine = self._engine
+        folder = engine.settings.server.data_dir
+        if not engine.settings.cache.persist or self._vault is None or folder is None:
+            return
+        self._file = CacheFile(Path(folder), self._vault, engine.wall_ns, self._threads(self._tell_file), self._threads(self._tell_garbled))
+        engine.answers.elsewhere.append(self._file)
+
+    async def connect(self) -> None:
+        """The Redis, if there is one, without a word over the network. Raises SettingsError for what is wrong with it."""
+        engine, redis = self._engine, self._engine.settings.redis
+        if redis.url is None:
+            return
+
+        async def hear(one: Invalidation) -> None:
+            problems: list[str] = []
+            await forget(engine, one, problems, is_own=False)
+            for problem in problems:
+                engine.meter.event("alert", problem, "error", key="cache file")
+
+        self._shared = shared = SharedAnswers(
+            await client_of(engine.settings),
+            self._vault if engine.settings.cache.shared else None,
+            address=redis.url,
+            prefix=redis.prefix,
+            read_s=engine.settings.cache.read_ms / 1000,
+            wall_ns=engine.wall_ns,
+            random=engine.random,
+            hear=hear,
+            floor=engine.answers.invalidations.raise_floor,
+            tell=self._tell_shared,
+            garbled=self._tell_garbled,
+        )
+        engine.answers.shared = shared
+        engine.answers.elsewhere.append(shared)
+        registry = engine.meter.metrics.registry
+        Gauge("llm_cache_redis_up", "Whether the Redis that pods share answers is used: 1 or 0.", registry=registry).set_function(
+            lambda: float(shared.is_up)
+        )
+        Gauge("llm_cache_redis_late", "Reads that Redis did not answer in time, since the start.", registry=registry).set_function(
+            lambda: shared.late_reads
+        )
+        Gauge("llm_cache_redis_lost", "Answers for which there was no room on their way to Redis.", registry=registry).set_function(
+            lambda: shared.lost
+        )
+
+    def start(self) -> None:
+        """Begin what runs until `close`."""
+        if self._shared is not None:
+            self._tasks.append(asyncio.ensure_future(self._guarded(self._shared.run())))
+        if self._file is not None:
+            self._tasks.append(asyncio.ensure_future(self._guarded(self._load(self._file))))
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        """A defect in one part is logged and ends that part only."""
+        try:
+            await work
+        except StoreFailed as error:
+            self._tell_file(error.message)
+        except Exception as error:
+            self._engine.meter.log.defect("cache", error)
+
+    async def _load(self, file: CacheFile) -> None:
+        """Take in what the file has. With a Redis not before it is known what was invalidated meanwhile."""
+        engine = self._engine
+        if self._shared is not None:
+            await self._shared.learned.wait()
+        entries = await file.load(engine.settings.cache.max_bytes)
+        for number, entry in enumerate(entries, 1):
+            engine.answers.take_in(entry, engine.clock_ns())
+            if number % 100 == 0:
+                await asyncio.sleep(0)
+        engine.meter.log.write("info", "remembered answers read", entries=len(entries))
+
+    async def close(self) -> None:
+        """Write what waits, to Redis and to the disk."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._file is not None:
+            await asyncio.to_thread(self._file.close)
+
+    # --- what operators are told --------------------------------------------------------------------------------------------------
+
+    def _threads(self, tell: Callable[[str], None]) -> Callable[[str], None]:
+        loop = asyncio.get_running_loop()
+
+        def told(problem: str) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(tell, problem)
+
+        return told
+
+    def _tell_file(self, problem: str) -> None:
+        self._turn("cache file", problem, f"answers are not kept: {problem}", "answers are kept again in the file")
+
+    def _tell_shared(self, problem: str) -> None:
+        told = f"{problem}; until that is mended, pods do not share answers, and learn of invalidations only afterwards"
+        self._turn("cache redis", problem, told, "redis answers: pods share what is in the cache")
+
+    def _turn(self, key: str, problem: str, told: str, mended: str) -> None:
+        engine = self._engine
+        if problem:
+            engine.health.notices[key] = told
+            engine.meter.event("health", told, "error", key=key)
+        else:
+            engine.health.notices.pop(key, None)
+            engine.meter.event("health", mended, "info", key=key)
+
+    def _tell_garbled(self, why: str) -> None:
+        """Once for each reason."""
+        if why not in self._garbled:
+            self._garbled.add(why)
+            told = f"an entry of the cache cannot be read ({why}), and is as good as not there; more like it are not told of"
+            self._engine.meter.event("alert", told, "warning", key="cache garbled")
