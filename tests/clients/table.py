@@ -11,6 +11,8 @@ FEATURES = (
     "text", "stream", "tools", "tools, streamed", "image", "JSON schema", "embeddings", "models", "count tokens", "errors", "broken stream",
     "cancel",
 )  # fmt: skip
+SPEAKERS = {"go": "Go", "node": "TypeScript", "java": "Java"}  # folders of deploy/examples
+_STUBS = "text, a stream, embeddings, a broken stream's typed details"
 _HEAD = """# Clients that nobody here wrote
 
 Each is installed as it is published and run against the sidecar in front of a provider that is played; nothing but its address is set.
@@ -35,6 +37,7 @@ class Table:
     def __init__(self) -> None:
         self.outcomes: dict[tuple[str, str], str] = {}
         self.notes: list[str] = []
+        self.languages: set[str] = set()  # whose example was built and run
 
     def note(self, feature: str, client: str, outcome: str) -> None:
         if self.outcomes.get((feature, client)) != "failed":  # a feature may have more than one test
@@ -46,6 +49,7 @@ class Table:
         clients = {client for _, client in self.outcomes}
         return (
             bool(self.notes)
+            and self.languages == set(SPEAKERS)
             and clients == set(KINDS)
             and {feature for feature, _ in self.outcomes} == set(FEATURES)
             and set(self.outcomes.values()) == {"passed"}
@@ -56,4 +60,5 @@ class Table:
         for name, kind in KINDS.items():
             rows.append([kind.title, *("yes" if (feature, name) in self.outcomes else "–" for feature in FEATURES)])
         lines = "".join(f"| {' | '.join(row)} |\n" for row in rows)
-        return _HEAD + lines + _TAIL + "".join(f"\n{note}\n" for note in self.notes)
+        stubs = f"\nOver gRPC, with stubs generated from the contract (`deploy/examples`): {', '.join(SPEAKERS.values())}: {_STUBS}.\n"
+        return _HEAD + lines + _TAIL + stubs + "".join(f"\n{note}\n" for note in self.notes)
