@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -55,5 +56,6 @@ class Audit:
                 raise OSError(0, "no room for a whole line")
             os.fsync(self._file)
         except OSError as error:
-            os.ftruncate(self._file, end)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, end)
             raise StoreFailed(f"cannot write {self._path} (server.data_dir): {error.strerror}; nothing was changed") from None
