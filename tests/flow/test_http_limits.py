@@ -7,10 +7,12 @@ import json
 import struct
 
 import aiohttp
+import grpc
 import pytest
 import pytest_asyncio
 
 from sidecar.v1 import llm_pb2 as pb
+from sidecar.v1 import llm_pb2_grpc
 from tests.fakes.running import Sidecar
 from tests.fakes.script import Say
 from tests.flow.reading import account
@@ -139,6 +141,31 @@ async def test_more_connections_than_there_may_be(strict):
             if (await told(reader)).startswith(b"HTTP/1.1 404 "):
                 break
     await goes_on(strict)
+
+
+async def test_more_grpc_connections_than_there_may_be(start_sidecar):
+    sidecar = await start_sidecar(server="max_connections = 10")
+    await sidecar.channel.close()
+    host, _, port = sidecar.target.rpartition(":")
+    held = []
+    async with asyncio.timeout(20):
+        while True:  # one is let in as long as there is a place
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(PREFACE)
+            try:
+                said = await reader.read(64)
+            except ConnectionResetError:
+                said = b""
+            if not said:
+                break
+            held.append(writer)
+    assert len(held) in (9, 10)  # the test's own, closed a moment ago, may not be gone yet
+    for writer in held:
+        writer.close()
+    async with grpc.aio.insecure_channel(sidecar.target) as channel:
+        stub = llm_pb2_grpc.LLMServiceStub(channel)
+        answer = await stub.Generate(pb.GenerateRequest(prompt="hi", model="echo/echo"), timeout=10, wait_for_ready=True)
+    assert answer.text == "hi"
 
 
 NO_HTTP = {
