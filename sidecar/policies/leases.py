@@ -22,7 +22,7 @@ from sidecar.shares import LARGEST, NEITHER, Answer, Ask, Both, Reply
 
 MOST_AT_ONCE = 100  # accounts in one word; the rest follow
 REPORT_NS = 1_000_000_000
-_SPARE = 0.9  # of a lease's time this pod uses: clocks run at different speeds, and words take their time
+_SPARE = 0.8  # of a lease's time this pod uses: clocks run at different speeds, and nobody looks all the time
 _PAUSE_NS = 250_000_000  # an account in which nothing was left is not asked about again for so long
 _KEEP_NS = 86_400_000_000_000  # after its window an account is remembered for another day, whatever the clocks of pods say
 _ROOM_TURNS = 10  # reports after which room that was not used is given up

@@ -476,7 +476,7 @@ class Fleet(Struct, frozen=True):
     share_budgets: bool = True  # false: each pod has the limits for itself, and Redis is for hints only
     without_redis: Literal["lease", "refuse", "share"] = "lease"
     pods: Annotated[int, Meta(ge=1, le=100_000)] | None = None  # how many there are; needed for `share`
-    lease_ms: Annotated[int, Meta(ge=1_000, le=86_400_000)] = 600_000  # a silent pod's lease goes back after this
+    lease_ms: Annotated[int, Meta(ge=20_000, le=86_400_000)] = 600_000  # a silent pod's lease goes back after this
     learn_ms: Annotated[int, Meta(ge=100, le=600_000)] = 5_000  # after it has forgotten, Redis is told again for so long before it leases
     wait_ms: Annotated[int, Meta(ge=1, le=10_000)] = 50  # the most that a call waits for a lease
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from sidecar.shares import Answer, Ask, Both, Reply
 from sidecar.store.shared_budgets import read_short, short_name
@@ -95,8 +96,9 @@ class Place:
         return _both([max(numbers[at], numbers[at + 2]) if live else numbers[at + 2] for at in (2, 5)])
 
 
-def _numbers(entry: bytes) -> list[int]:
-    return [int(word) for word in entry.split()]
+@lru_cache(1000)
+def _numbers(entry: bytes) -> tuple[int, ...]:
+    return tuple(int(word) for word in entry.split())
 
 
 def _both(values: list[int]) -> Both:

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 import redis.asyncio as redis
 
-from sidecar.shares import LARGEST, Ask, Both
+from sidecar.shares import LARGEST, Answer, Ask, Both
 from sidecar.store.shared_budgets import SharedBudgets
 from tests.fakes.servers import Server, programs
 from tests.leases.meeting import Place
@@ -53,12 +53,15 @@ async def test_the_scripts_do_what_their_twin_does(server):
             real = await talks[pod].exchange(asks)
             seconds, micros = await client.time()
             twin = place.exchange(pod.encode(), real.epoch, asks, seconds * 1000 + micros // 1000)
-            assert [sorted(a.others) and [(p, e.split()[2:]) for p, e in sorted(a.others)] for a in real.answers] == [
-                sorted(a.others) and [(p, e.split()[2:]) for p, e in sorted(a.others)] for a in twin.answers
-            ]
+            assert [kept(answer) for answer in real.answers] == [kept(answer) for answer in twin.answers]
             plain = [(a.stale, a.lease, a.used, a.total, a.taken) for a in real.answers]
             assert plain == [(a.stale, a.lease, a.used, a.total, a.taken) for a in twin.answers], asks
             assert (real.learning, set(real.short)) == (twin.learning, set(twin.short))
+
+
+def kept(answer: Answer) -> dict[bytes, list[bytes]]:
+    """What is known of others, but when each was heard of."""
+    return {pod: [*entry.split()[:1], *entry.split()[2:]] for pod, entry in answer.others}
 
 
 def ask(random: Random, name: str, sequence: int, used: Both, limit: Both) -> Ask:

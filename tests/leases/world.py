@@ -21,7 +21,7 @@ from tests.leases.meeting import Place
 MS = 1_000_000
 SECOND = 1000 * MS
 END_NS = 2_000_000 * SECOND
-LEASE_MS, LEARN_MS = 8_000, 3_000
+LEASE_MS, LEARN_MS = 10_000, 3_000
 WAIT_NS = 50 * MS
 ACCOUNTS = ("tenant:a:day", "company:all:day")
 
@@ -72,7 +72,7 @@ class Outcome:
 
 
 class World:
-    def __init__(self, seed: int, *, without: WithoutRedis = "lease", gentle: bool = False) -> None:
+    def __init__(self, seed: int, *, without: WithoutRedis = "lease", gentle: bool = False, place: type[Place] = Place) -> None:
         self.random = random = Random(seed)
         self.outcome = Outcome(seed)
         self.without: WithoutRedis = without
@@ -86,20 +86,21 @@ class World:
             for at, name in enumerate(ACCOUNTS)
         }
         self.pods = [
-            Pod(b"pod%d" % number, random.uniform(0.99, 1.01), random.randrange(-5, 6) * SECOND) for number in range(random.randint(2, 5))
+            Pod(b"pod%d" % number, random.uniform(0.99, 1.01), random.randrange(-5, 6) * SECOND) for number in range(random.randint(2, 4))
         ]
         self.run = 1
-        self.place = Place("run1", LEASE_MS, LEARN_MS)
+        self.kind = place
+        self.place = place("run1", LEASE_MS, LEARN_MS)
         self.place_up = True
         self.place_off_ms = random.randrange(0, 10**6)
         self.snapshot: Any = None
         self.unknown: dict[tuple[str, int], int] = {}  # the most that was unknown where more was leased
-        self.end_ns = random.choice((5, 10, 20)) * SECOND
+        self.end_ns = random.choice((4, 8, 16)) * SECOND
         self.open: dict[Callable[[], None], None] = {}  # calls in flight
         self.is_over = False
         for pod in self.pods:
             self.start(pod)
-        for _ in range(random.randint(2, 8)):
+        for _ in range(random.randint(1, 5)):
             self.caller()
         self.trouble()
 
@@ -252,7 +253,7 @@ class World:
     def caller(self) -> None:
         random = self.random
         dear = self.limits[0] // random.choice((5, 20, 100, 1000)) + 1
-        pause_ms = random.choice((50, 200, 2000))
+        pause_ms = random.choice((100, 400, 2000))
         pods = self.pods if random.random() < 0.7 else [random.choice(self.pods)]
         accounts = random.choice((ACCOUNTS, ACCOUNTS[:1]))
 
@@ -291,6 +292,10 @@ class World:
     def hold(self, pod: Pod, accounts: tuple[str, ...], ask: Both) -> None:
         self.outcome.admitted += 1
         for name in accounts:
+            silent_ns = self.now_ns - pod.since_ns[name]
+            limited = ask[0] or (ask[1] and self.rules[name].limit_tokens is not None)
+            if silent_ns >= LEASE_MS * MS and self.without != "share" and limited:
+                self.outcome.breaks.append(f"{pod.name.decode()} admitted a call {silent_ns / SECOND:.3f} s after it was last heard of")
             for unit in (0, 1):
                 pod.pending[name][unit] += ask[unit]
         life, share = pod.life, self.random.choice((0, 0.1, 0.5, 1, 1, 1.3))
@@ -315,7 +320,7 @@ class World:
     def trouble(self) -> None:
         if self.is_over:
             return
-        self.at(self.random.expovariate(1 / 8) * SECOND, self.trouble)
+        self.at(self.random.expovariate(1 / 3) * SECOND, self.trouble)
         what = self.random.choice((self.lose_pod, self.lose_pod, self.cut, self.lose_place, self.freeze, self.clock_jumps, self.remember))
         if self.now_ns:
             what()
@@ -357,7 +362,7 @@ class World:
         def back() -> None:
             self.run += 1
             before = self.place
-            self.place = Place(f"run{self.run}", LEASE_MS, LEARN_MS)
+            self.place = self.kind(f"run{self.run}", LEASE_MS, LEARN_MS)
             if kept == "all":
                 self.place.accounts, self.place.epoch, self.place.short = before.accounts, before.epoch, before.short
             elif kept == "old" and self.snapshot is not None:
@@ -429,5 +434,5 @@ class World:
                         self.outcome.breaks.append(f"{account} of {pod.name.decode()}: told {used} and {held}, used {pod.used[account]}")
 
 
-def play(seed: int, *, without: WithoutRedis = "lease", gentle: bool = False) -> Outcome:
-    return World(seed, without=without, gentle=gentle).play()
+def play(seed: int, *, without: WithoutRedis = "lease", gentle: bool = False, place: type[Place] = Place) -> Outcome:
+    return World(seed, without=without, gentle=gentle, place=place).play()

@@ -1,0 +1,109 @@
+"""Shared budgets in simulation: the bound holds in every seed, and each rule can be broken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sidecar._core import Rule
+from sidecar.policies import leases
+from sidecar.shares import Answer, Ask
+from tests.leases import world
+from tests.leases.__main__ import one
+from tests.leases.meeting import Place
+
+
+def test_a_thousand_seeds():
+    outcomes = [one(seed) for seed in range(1000)]
+    assert [(o.seed, o.breaks[0]) for o in outcomes if o.breaks] == []
+    assert sum(o.admitted for o in outcomes) > 10_000
+    assert sum(o.refused for o in outcomes) > 10_000  # the limits were reached
+    assert not any(o.beyond > 0 for o in outcomes if o.seed % 10 in (1, 3, 7))  # nobody was away for long: the limit itself
+
+
+# --- what the rules catch -------------------------------------------------------------------------------------------------------
+
+
+class Trusting(Place):
+    """It leases at once, though it may have forgotten what it has leased."""
+
+    def __init__(self, run: str, lease_ms: int, learn_ms: int) -> None:
+        super().__init__(run, lease_ms, 0)
+
+
+class Disorderly(Place):
+    """It takes words in whatever order they come."""
+
+    def _answer(self, pod: bytes, ask: Ask, now_ms: int, learning: bool) -> Answer:
+        entries = self.accounts.get((ask.account, ask.end_ns), {})
+        if pod in entries:
+            entries[pod] = b"0 " + entries[pod].partition(b" ")[2]
+        return super()._answer(pod, ask, now_ms, learning)
+
+
+class Hasty(Place):
+    """It takes leases back from pods that are still using them."""
+
+    def is_live(self, seen_ms: int, now_ms: int) -> bool:
+        return super().is_live(seen_ms - self.lease_ms * 4 // 5, now_ms)
+
+
+def caught(most: int = 150, **changes: Any) -> bool:
+    return any(world.play(seed, **changes).breaks for seed in range(most))
+
+
+@pytest.mark.parametrize(("place", "gentle"), [(Trusting, True), (Disorderly, False), (Hasty, False)])
+def test_a_meeting_place_that_does_it_wrong_is_caught(place, gentle):
+    assert caught(place=place, gentle=gentle)
+
+
+def test_a_pod_that_goes_on_for_too_long_is_caught(monkeypatch):
+    monkeypatch.setattr(leases, "_SPARE", 3)
+    assert caught()
+
+
+def test_a_pod_that_gives_back_what_it_goes_on_using_is_caught(monkeypatch):
+    honest = leases.Leases._ask
+
+    def telling_first(self: leases.Leases, entry: leases.Entry, wall_ns: int) -> Ask:
+        have = entry.have
+        ask = honest(self, entry, wall_ns)
+        self._rules.pop(entry.account, None)
+        entry.have = have
+        return ask
+
+    monkeypatch.setattr(leases.Leases, "_ask", telling_first)
+    assert caught()
+
+
+# --- one pod by itself ----------------------------------------------------------------------------------------------------------
+
+END_NS = 10**18
+DAY = Rule(limit_nano_usd=1000, window=(0, END_NS))
+
+
+def alone(without: leases.WithoutRedis = "lease", pods: int = 4) -> leases.Leases:
+    return leases.Leases(lambda name, now_ns: None, without, pods, 10**9, 1)
+
+
+def test_accounts_without_a_window_are_the_pods_own_and_others_begin_with_nothing():
+    run, loud = Rule(limit_nano_usd=5), Rule(limit_nano_usd=5, mode="warn", window=(0, END_NS))
+    given = (("run", run), ("loud", loud), ("day", DAY))
+    (_, first), (_, second), (_, third) = alone().leased(given)
+    assert (first, second) == (run, loud)
+    assert (third.lease_nano_usd, third.lease_tokens, third.limit_nano_usd) == (0, None, 1000)
+
+
+@pytest.mark.parametrize(("without", "lease"), [("lease", 0), ("refuse", 0), ("share", 250)])
+def test_a_pod_that_never_heard_of_redis(without, lease):
+    pod = alone(without)
+    assert pod.leased((("day", DAY),))[0][1].lease_nano_usd == lease
+    assert not pod.wants_more((("day", DAY),), (1, 0), 0, 0)  # nobody to ask
+
+
+def test_the_same_rule_is_handed_out_again_until_something_changes():
+    pod = alone()
+    assert pod.leased((("day", DAY),))[0] is pod.leased((("day", DAY),))[0]
+    tomorrow = Rule(limit_nano_usd=1000, window=(END_NS, 2 * END_NS))
+    assert pod.leased((("day", tomorrow),))[0][1].window == (END_NS, 2 * END_NS)
