@@ -185,8 +185,7 @@ def _cheapest_first(call: Call, candidates: list[Candidate]) -> list[Candidate]:
     """Of a node that has just been dear. Its calls are answered all the same, so that the others stay as fallbacks."""
     ordered = sorted(candidates, key=lambda candidate: candidate.max_nano_usd)  # stable: equals stay as they were
     first = ordered[0].model
-    if first is not candidates[0].model:
-        call.notices.append(f"calls like this have just been dear (limits.call_throttle_usd): {first.id} is asked first for a while")
+    call.notices.append(f"calls like this have just been dear (limits.call_throttle_usd): {first.id} is asked first for a while")
     return [replace(candidate, fallback=candidate.model is not first) for candidate in ordered]
 
 
