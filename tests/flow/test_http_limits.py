@@ -192,7 +192,8 @@ async def test_what_is_no_http_is_refused(sidecar, kind):
     writer.write(NO_HTTP[kind])
     writer.write_eof()
     said = await told(reader)
-    assert said == b"" or said.startswith((b"HTTP/1.0 4", b"HTTP/1.1 4")), said[:200]
+    # Where the request came in one piece with its end its sender counts as gone; a request without a version is one of HTTP/0.9.
+    assert said == b"" or said.startswith((b"HTTP/0.9 404 ", b"HTTP/1.0 4", b"HTTP/1.1 4")), said[:200]
     assert b"aiohttp" not in said
     assert b"Traceback" not in said
     writer.close()
