@@ -52,6 +52,7 @@ from sidecar.policies.admission import Admission
 from sidecar.policies.breakers import Breakers, Change
 from sidecar.policies.budgets import Budgets
 from sidecar.policies.cache_flights import Flights
+from sidecar.policies.cache_judge import CacheJudge
 from sidecar.policies.cache_similar import Similar
 from sidecar.policies.dear_calls import DearCalls
 from sidecar.policies.degradation import Degradations
@@ -317,6 +318,7 @@ def make_engine(
     similar = Similar(settings.cache.max_bytes)
     answers.on_kept.append(similar.add)
     answers.on_gone.append(similar.remove)
+    similar.judge = CacheJudge(settings, random, partial(meter.event, "cache"))
     ledger = Ledger() if ledger is None else ledger
     return Engine(
         settings=settings,

@@ -190,12 +190,11 @@ def _decision(
         return "none", "the same was not asked before, and no similar question is sure enough to ask the same"
     if rule.semantic == "shadow":
         return "shadow", f"call {one.entry.call_id} would do, and the node's cache.semantic is shadow: nothing similar is given"
-    if engine.similar.judge is None:
-        return "shadow", f"call {one.entry.call_id} would do, and nothing has proven yet how often such answers are wrong"
-    return (
-        "semantic",
-        f"call {one.entry.call_id} asked the same in other words; it is given once that is proven, but for a share",
-    )
+    judge = engine.similar.judge
+    unproven = judge.unproven(call, one) if judge is not None else "nothing proves it"
+    if unproven:
+        return "shadow", f"call {one.entry.call_id} would do, and it is not proven yet how seldom such answers are wrong: {unproven}"
+    return "semantic", f"call {one.entry.call_id} asked the same in other words; a share of such calls is audited, and asks a provider"
 
 
 def _explained(one: Likely, question: str) -> Likely:
@@ -230,6 +229,14 @@ def remember(engine: Engine, call: Call) -> None:
         engine.flights.scatter(digest)
     else:
         engine.flights.hand_over(digest)
+
+
+async def complain(engine: Engine, call_id: str) -> None:
+    """A user says that this call's answer is wrong. If it was a similar question's, that counts as a failed audit, and the entry goes."""
+    judge = engine.similar.judge
+    source = judge.complain(call_id) if judge is not None else None
+    if source is not None:
+        await invalidate(engine, Invalidation(generation=0, entry=source))
 
 
 async def invalidate(engine: Engine, what: Invalidation) -> tuple[dict[str, int], list[str]]:

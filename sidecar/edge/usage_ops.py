@@ -6,6 +6,7 @@ from datetime import date, timedelta
 
 from msgspec.json import decode
 
+from sidecar.caching import complain
 from sidecar.days import month_begin
 from sidecar.edge.rescue import Context, Rescue
 from sidecar.edge.wire import duration
@@ -88,6 +89,8 @@ class UsageOps:
                 raise InvalidRequest("neither quality nor vote is set; expected one of them or both", field="quality")
             if not await usage.rate(request.id, round(request.quality * 1_000_000) if has_quality else None, vote):
                 raise UnknownCall(f"the usage log has no call {request.id[:64]!r}; its rows are kept for usage.keep_days", field="id")
+            if vote == -1:
+                await complain(self._engine, request.id)
             return pb.GiveFeedbackResponse()
 
     def _log(self) -> tuple[UsageLog, date]:

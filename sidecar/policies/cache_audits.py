@@ -189,8 +189,8 @@ class Audits:
         state.own = Counts(state.own.audits + 1, state.own.failures + (not same))
         self._counted(namespace, state, int(same), int(not same))
 
-    def complain(self, call_id: str) -> str | None:
-        """This call's answer is said to be wrong: a failed audit, once. Returns the id of the call that made it; None: no such hit."""
+    def complain(self, call_id: str) -> tuple[Namespace, str] | None:
+        """This call's answer is said to be wrong: a failed audit, once. Returns its namespace and the call that made it, if it is known."""
         found = self._served.pop(call_id, None)
         if found is None:
             return None
@@ -199,7 +199,7 @@ class Audits:
         state.own = Counts(state.own.audits + 1, state.own.failures + 1)
         state.complaints += 1
         self._counted(namespace, state, 0, 1)
-        return source
+        return namespace, source
 
     def learn(self, namespace: Namespace, others: Counts) -> None:
         """What all other pods have counted. Fewer audits than were known: somebody forgot, and this pod does not."""
@@ -218,6 +218,9 @@ class Audits:
     def standings(self) -> list[Standing]:
         """All that have been audited, the latest first."""
         return [self._standing(namespace, state) for namespace, state in reversed(self._states.items())]
+
+    def standing(self, namespace: Namespace) -> Standing:
+        return self._standing(namespace, self._states.get(namespace) or _State())
 
     def own(self, namespace: Namespace) -> Counts:
         """What this pod has counted."""

@@ -38,11 +38,17 @@ class Judge(Protocol):
     def may_give(self, call: Call, likely: Likely) -> bool:
         """False: ask a provider all the same, and say afterwards what it said."""
 
+    def unproven(self, call: Call, likely: Likely) -> str:
+        """Why nothing like this is given yet; "": it is, but for those that are audited."""
+
     def gave(self, call: Call, likely: Likely) -> None:
         """It was given."""
 
     def asked(self, call: Call, likely: Likely, fresh: Answer) -> bool:
         """It was not given, and this is what a provider said. Returns whether the remembered answer is to be kept."""
+
+    def complain(self, call_id: str) -> str | None:
+        """A user says that this call's answer is wrong. Returns the id of the call that made it, if it was given here of late."""
 
 
 class Similar:

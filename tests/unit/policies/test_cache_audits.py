@@ -106,7 +106,7 @@ def test_a_complaint_is_a_failed_audit_once_and_names_the_entry():
     opened(audits)
     audits.served(NAME, "call-2", "call-1")
     assert audits.complain("call-9") is None
-    assert audits.complain("call-2") == "call-1"
+    assert audits.complain("call-2") == (NAME, "call-1")
     assert audits.complain("call-2") is None
     assert audits.decide(NAME, 0.99) == "audit"
     (standing,) = audits.standings()
@@ -157,4 +157,4 @@ def test_memory_is_bounded_and_who_was_forgotten_starts_anew():
     for number in range(20_001):
         audits.served(OTHER, f"call-{number}", "source")
     assert audits.complain("call-0") is None
-    assert audits.complain("call-1") == "source"
+    assert audits.complain("call-1") == (OTHER, "source")

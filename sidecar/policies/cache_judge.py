@@ -1,0 +1,123 @@
+"""Whether an answer to a similar question may be given: only where audits have proven that such answers are seldom wrong."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+from sidecar._core import compare
+from sidecar.policies.cache_audits import Audits, Namespace, Standing
+from sidecar.policies.same_answer import FORM, same_answer
+from sidecar.settings import Settings
+from sidecar.settings.caching import NodeCache
+
+if TYPE_CHECKING:
+    from sidecar.answer import Answer
+    from sidecar.call import Call
+    from sidecar.policies.cache_similar import Likely
+
+_NODE: Final = NodeCache()
+_USUAL_ACCEPTANCE: Final = 0.95  # of services that settings do not name
+
+# Any change of the verifier moves the score of some of these, and what was proven of the old one says nothing of the new.
+_PAIRS: Final = (
+    ("How do I turn on two-factor authentication?", "How can I enable 2FA for my account?"),
+    ("How do I enable alerts?", "How do I disable alerts?"),
+    ("When does the branch in Seoul open on Monday?", "What time does the Seoul branch open on Mondays?"),
+    ("Cancel my order 4711", "Cancel my order 4712"),
+    ("I want to change my address", "Please update the address on my account"),
+    ("What is the fee for a transfer abroad?", "How much does an international transfer cost?"),
+    ("Which customers have no orders?", "List customers without any order"),
+    ("Can I get a refund after thirty days?", "Is a refund possible after 30 days?"),
+    ("Show sales by region for last month", "Show last month's sales per region"),
+    ("비밀번호를 변경하고 싶어요", "비밀번호 변경은 어떻게 하나요?"),
+    ("카드를 해지하고 싶습니다", "카드를 발급하고 싶습니다"),
+    ("배송이 언제 도착하나요?", "배송은 언제쯤 도착해요?"),
+)
+
+
+class CacheJudge:
+    """The judge of `Similar`. `event` tells operators of a namespace that opens or closes; `audited` hears each outcome by node: `same`, or
+    in a word what differed.
+    """
+
+    def __init__(self, settings: Settings, random: Callable[[], float], event: Callable[..., None]) -> None:
+        rule = settings.cache.audit
+        self.audits = Audits(share=rule.share, target=rule.target, confidence=rule.confidence, tell=self._tell)
+        self.audited: Callable[[str, str], None] = lambda _node, _outcome: None
+        self._settings = settings
+        self._random = random
+        self._event = event
+
+    def may_give(self, call: Call, likely: Likely) -> bool:
+        """False: a provider is asked, because nothing is proven yet or because it is this one's turn to be audited."""
+        return self.audits.decide(self.namespace(call, likely), self._random()) == "serve"
+
+    def unproven(self, call: Call, likely: Likely) -> str:
+        now = self.audits.standing(self.namespace(call, likely))
+        return "" if now.is_open else self._figures(now)
+
+    def gave(self, call: Call, likely: Likely) -> None:
+        self.audits.served(self.namespace(call, likely), call.id, likely.entry.call_id)
+
+    def asked(self, call: Call, likely: Likely, fresh: Answer) -> bool:
+        """An audit. Returns whether the remembered answer says the same as the fresh one; else it is not to be kept."""
+        rule = _rule(call)
+        why = same_answer(fresh, likely.entry.answer(), rule.compare, rule.compare_overlap)
+        namespace = self.namespace(call, likely)
+        self.audits.record(namespace, same=not why)
+        self.audited(namespace.node, why or "same")
+        return not why
+
+    def complain(self, call_id: str) -> str | None:
+        """A user says that this call's answer is wrong. Returns the id of the call that made it, if that was another one of late."""
+        found = self.audits.complain(call_id)
+        if found is None:
+            return None
+        namespace, source = found
+        self.audited(namespace.node, "complaint")
+        return source
+
+    def namespace(self, call: Call, likely: Likely) -> Namespace:
+        by, rule, named = self._settings.cache.audit.by, _rule(call), likely.entry.named
+        service = self._settings.services.get(call.service)
+        acceptance = service.cache_acceptance if service is not None else _USUAL_ACCEPTANCE
+        return Namespace(
+            f"{call.service}.{call.node_name}",
+            call.tenant if by == "tenant" else call.plan if by == "plan" else "",
+            named.model,
+            named.prompt_name,
+            named.prompt_version,
+            f"{fingerprint()} {acceptance:g} {rule.compare}{FORM} {rule.compare_overlap:g}",
+        )
+
+    def _tell(self, now: Standing) -> None:
+        name = now.namespace
+        how = "from now on" if now.is_open else "no longer"
+        message = f"similar questions of {name.node} are {how} answered from the cache: {self._figures(now)}"
+        facts = {
+            "node": name.node,
+            "tenants": name.tenants,
+            "model": name.model,
+            "prompt": name.prompt_name,
+            "version": name.prompt_version,
+        }
+        self._event(message, "info" if now.is_open else "warning", **facts)
+
+    def _figures(self, now: Standing) -> str:
+        rule = self._settings.cache.audit
+        found = f"{now.failures} of {now.audits} audits failed, so at {rule.confidence:.4g} confidence fewer than {now.bound:.2%} are wrong"
+        return f"{found}, and {'of late they fail too often' if now.is_alarmed else f'{rule.target:.2%} is the target'}"
+
+
+@cache
+def fingerprint() -> str:
+    """Of the verifier: another one after any change of it that moves a score."""
+    verdicts = [(verdict.veto, f"{verdict.score:.12g}") for verdict in (compare(*pair) for pair in _PAIRS)]
+    return hashlib.sha256(repr(verdicts).encode()).hexdigest()[:12]
+
+
+def _rule(call: Call) -> NodeCache:
+    return call.node.cache if call.node is not None else _NODE
