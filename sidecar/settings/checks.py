@@ -74,14 +74,20 @@ def _fleet(settings: Settings) -> None:
         raise SettingsError(settings.origin("fleet", "learn_ms"), "", problem)
 
 
+# Budgets that have keys of their own.
+_ELSEWHERE = {
+    "tenant_day": "limits.tenant_day_usd and limits.tenant_day_tokens",
+    "plan_month": "plans.NAME.month_usd and plans.NAME.month_tokens",
+}
+
+
 def _budgets(settings: Settings) -> None:
     for name, row in settings.budgets.items():
+        if name in _ELSEWHERE:
+            raise SettingsError(settings.origin("budgets", name), "", f"is set elsewhere, expected {_ELSEWHERE[name]}, or another name")
         if row.scope is None:
             problem = "is missing, expected one of company, service, node, tenant, user, plan, run, agent"
             raise SettingsError(settings.origin("budgets", name, "scope"), "", problem)
-        if name == "tenant_day":
-            problem = "is there already, expected limits.tenant_day_usd and limits.tenant_day_tokens, or another name"
-            raise SettingsError(settings.origin("budgets", name), "", problem)
         if row.of and row.scope not in ("service", "node", "tenant", "plan"):
             problem = f"found {shown(row.of)}, expected none: with scope {row.scope} the limit is for each"
             raise SettingsError(settings.origin("budgets", name, "of"), "", problem)
@@ -92,7 +98,7 @@ def _budgets(settings: Settings) -> None:
         if row.scope in ("run", "agent") and account_suffix(name, row.scope) in ("plan", "plan-first"):
             problem = "means the accounts of runs' own plans, expected another name"
             raise SettingsError(settings.origin("budgets", name), "", problem)
-    suffixes: dict[tuple[str, str], str] = {}
+    suffixes = {("tenant", "day"): "tenant_day", ("plan", "month"): "plan_month"}
     for name, row in settings.budgets.items():
         other = suffixes.setdefault((str(row.scope), account_suffix(name, str(row.scope))), name)
         if other != name:
