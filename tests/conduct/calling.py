@@ -117,7 +117,11 @@ class Case(Struct, frozen=True):
     def wanted(self) -> dict[str, object]:
         """What the caller must see, as far as it is certain: the names are those of `Seen`."""
         fault = self.fault
-        tries = fault.tries_first if self.with_fallback and fault.tries_first is not None else fault.tries
+        tries = fault.tries
+        if self.with_fallback or (fault.is_silent and self.way == "stream"):
+            tries = min(tries, 3)
+        if self.with_fallback and fault.tries_first is not None:
+            tries = fault.tries_first
         reason = "ok" if self.is_moved else fault.reason
         wanted: dict[str, object] = {"reason": reason, "asked": tries, "fallback": self.is_moved}
         wanted["code"] = "DATA_LOSS" if fault.sent else CODES[reason]

@@ -1,9 +1,9 @@
 """Everything a provider can do wrong, as scripts for the fake, and what the caller of the sidecar must see.
 
 A fault is scripted once for all four wire formats where they allow it. `reason` is what the caller reads; `tries` how often the provider
-is asked when nobody else can answer (three failures in a row open its breaker); `tries_first` how often when a fallback is there;
-`moves_on`: the fallback's answer is what the caller gets then. A stream that broke after its first piece has sent `text`, and nobody is
-asked again.
+is asked when nobody else can answer (three failures in a row open its breaker, and the third retry is its trial; `is_silent`: a stream
+is not asked a third time for its first token); `tries_first` how often when a fallback is there, if not three times; `moves_on`: the
+fallback's answer is what the caller gets then. A stream that broke after its first piece has sent `text`, and nobody is asked again.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ class Fault(Struct, frozen=True):
     name: str
     step: Step | Of
     reason: str = "PROVIDER_UNAVAILABLE"
-    tries: int = 3
+    tries: int = 4
     tries_first: int | None = None
+    is_silent: bool = False
     moves_on: bool = True
     sent: bool = False
     text: str = ""
@@ -146,6 +147,7 @@ _ADDRESS = Stall()  # never reached
 _CUT = {"tries": 1, "moves_on": False, "sent": True, "ways": ("stream",)}
 _LIMITED = {"reason": "PROVIDER_RATE_LIMITED"}
 _SLOW = {"reason": "PROVIDER_TIMEOUT", "tries_first": 1}
+_SILENT = {**_SLOW, "is_silent": True}
 _SPENT = {"reason": "PROVIDER_QUOTA_EXHAUSTED", "tries": 1}
 _GONE = {"reason": "PROVIDER_MODEL_UNKNOWN", "tries": 1}
 _LONG = {"reason": "PROVIDER_CONTEXT_EXCEEDED", "tries": 1}
@@ -162,13 +164,13 @@ CONNECTIONS = [
     Fault("TLS with a certificate that nobody vouches for", _ADDRESS, where="self_signed"),
     Fault("reset before headers", HangUp()),
     Fault("reset after headers", HangUp(after_headers=True)),
-    Fault("accepted, never answered", Stall(), **_SLOW),
-    Fault("headers, then nothing", Stall(after_headers=True), **_SLOW),
-    Fault("headers, then signs of life only", Stall(after_headers=True, pings_ms=50), **_SLOW),
-    Fault("slow headers", Say(first_delay_ms=3_000), ways=CHAT, **_SLOW),
-    Fault("slow vectors", Vectors(first_delay_ms=3_000), ways=("embed",), **_SLOW),
-    Fault("a byte at a time, slowly", streaming(lambda _, b: {"body": b, "split": 1, "delay_ms": 40}, _ONCE), ways=("stream",), **_SLOW),
-    Fault("a byte at a time, slowly", whole(lambda _, b: {"body": b, "split": 1, "delay_ms": 40}, _ONCE), ways=("unary",), **_SLOW),
+    Fault("accepted, never answered", Stall(), **_SILENT),
+    Fault("headers, then nothing", Stall(after_headers=True), **_SILENT),
+    Fault("headers, then signs of life only", Stall(after_headers=True, pings_ms=50), **_SILENT),
+    Fault("slow headers", Say(first_delay_ms=3_000), ways=CHAT, **_SILENT),
+    Fault("slow vectors", Vectors(first_delay_ms=3_000), ways=("embed",), **_SILENT),
+    Fault("a byte at a time, slowly", streaming(lambda _, b: {"body": b, "split": 1, "delay_ms": 40}, _ONCE), ways=("stream",), **_SILENT),
+    Fault("a byte at a time, slowly", whole(lambda _, b: {"body": b, "split": 1, "delay_ms": 40}, _ONCE), ways=("unary",), **_SILENT),
 ]
 
 STATUSES = [

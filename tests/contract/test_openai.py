@@ -105,7 +105,6 @@ CHOICE = '{"index":0,"message":{"content":"x"},"finish_reason":"stop"}'
         ("[]", "another shape"),
         ('{"error":' + "[" * 100_000, "broken JSON"),
         ('{"choices":[' + CHOICE + "," + CHOICE.replace(":0,", ":1,") + "]}", "second choice"),
-        ('{"choices":[' + CHOICE + '],"usage":{"prompt_tokens":-1}}', "another shape"),
         ('{"choices":[{"message":{"tool_calls":[{"id":"a","type":"custom","custom":{}}]}}]}', "type 'custom'"),
     ],
 )
