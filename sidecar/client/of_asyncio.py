@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
@@ -28,7 +29,10 @@ R = TypeVar("R")
 
 
 class AsyncClient:
-    """A connection to the sidecar, for the event loop that it is first used in; its arguments are Client's."""
+    """A connection to the sidecar, for the event loop that it is first used in; its arguments are Client's.
+
+    It may be made before there is a loop, where a program sets up what it needs.
+    """
 
     def __init__(
         self,
@@ -41,10 +45,10 @@ class AsyncClient:
         retries: int = 2,
     ) -> None:
         if credentials is None:
-            self._channel = grpc.aio.insecure_channel(target, OPTIONS)
+            self._open = partial(grpc.aio.insecure_channel, target, OPTIONS)
         else:
-            self._channel = grpc.aio.secure_channel(target, credentials, OPTIONS)
-        self._stub: LLMServiceAsyncStub = LLMServiceStub(self._channel)
+            self._open = partial(grpc.aio.secure_channel, target, credentials, OPTIONS)
+        self._channel: grpc.aio.Channel | None = None
         self._caller = caller
         self._metadata = credentials_of(token)
         self._timeout_s = timeout_s
@@ -52,15 +56,15 @@ class AsyncClient:
 
     async def generate(self, request: GenerateRequest | str, *, timeout_s: float | None = None) -> GenerateResponse:
         """A whole answer. Raises CallFailed."""
-        return await self._ask(self._stub.Generate, generate_request(request, self._caller), timeout_s)
+        return await self._ask(self._service().Generate, generate_request(request, self._caller), timeout_s)
 
     async def embed(self, request: EmbedRequest | Sequence[str], *, timeout_s: float | None = None) -> EmbedResponse:
         """A vector for each text. Raises CallFailed."""
-        return await self._ask(self._stub.Embed, embed_request(request, self._caller), timeout_s)
+        return await self._ask(self._service().Embed, embed_request(request, self._caller), timeout_s)
 
     async def count_tokens(self, request: GenerateRequest | EmbedRequest | str, *, timeout_s: float | None = None) -> CountTokensResponse:
         """How large a request is; nothing is spent. Raises CallFailed."""
-        return await self._ask(self._stub.CountTokens, count_request(request, self._caller), timeout_s)
+        return await self._ask(self._service().CountTokens, count_request(request, self._caller), timeout_s)
 
     async def stream(self, request: GenerateRequest | str, *, timeout_s: float | None = None) -> AsyncIterator[StreamEvent]:
         """An answer as it is written: `start`, deltas, `end`. `aclose()`, and cancelling who reads, ends the call.
@@ -70,7 +74,7 @@ class AsyncClient:
         asked = generate_request(request, self._caller)
         tries = Tries(self._timeout_s if timeout_s is None else timeout_s, self._retries, asyncio.get_running_loop().time)
         while True:
-            call = self._stub.Stream(asked, timeout=tries.left_s(), metadata=self._metadata)
+            call = self._service().Stream(asked, timeout=tries.left_s(), metadata=self._metadata)
             kind: str | None = None
             try:
                 async for event in call:
@@ -101,9 +105,16 @@ class AsyncClient:
                     raise failed from error
             await asyncio.sleep(pause)
 
+    def _service(self) -> LLMServiceAsyncStub:
+        if self._channel is None:
+            self._channel = self._open()
+            self._stub: LLMServiceAsyncStub = LLMServiceStub(self._channel)
+        return self._stub
+
     async def close(self) -> None:
         """Ends what is under way."""
-        await self._channel.close()
+        if self._channel is not None:
+            await self._channel.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
+import trustme
 from google.protobuf.any_pb2 import Any as Packed
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
@@ -36,6 +37,7 @@ from sidecar.v1 import llm_pb2_grpc
 from sidecar.v1.errors_pb2 import Degradation
 from tests.fakes.running import free_port
 from tests.fakes.script import Fail, Say, Stall, Vectors, vector_of
+from tests.flow.test_http_doors import start_tls, write_certificate
 
 Ask = Callable[..., Awaitable[Any]]
 
@@ -192,6 +194,45 @@ async def test_who_stops_reading_ends_the_providers_call(sidecar, upstream, fres
     exchange = await upstream.request(model)
     await exchange.ended(within_s=5)
     assert exchange.closed_at is not None
+
+
+async def test_it_may_be_made_before_there_is_a_loop(sidecar):
+    program = f"""
+import asyncio
+from sidecar.client import AsyncClient, GenerateRequest
+client = AsyncClient({sidecar.target!r})
+async def main():
+    async with client:
+        print((await client.generate(GenerateRequest(prompt="hi", model="echo/echo"))).text)
+asyncio.run(main())
+"""
+    assert await _output("-c", program) == "hi\n"
+
+
+@pytest.mark.parametrize("way", ["threads", "asyncio"])
+async def test_by_tls_with_a_certificate_and_by_a_unix_socket(tmp_path, way):
+    ca = trustme.CA()
+    write_certificate(ca, tmp_path, "127.0.0.1")
+    shown = ca.issue_cert("oracle@example.com")
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.crt"))
+    sidecar = await start_tls(tmp_path, f'client_ca_file = "{tmp_path}/ca.crt"', f'socket = "{tmp_path}/door"')
+    chain = b"".join(blob.bytes() for blob in shown.cert_chain_pems)
+    known = grpc.ssl_channel_credentials(ca.cert_pem.bytes(), shown.private_key_pem.bytes(), chain)
+    request = GenerateRequest(prompt="hi", model="echo/echo")
+    try:
+        for target, credentials in ((sidecar.target, known), (f"unix:{tmp_path}/door", None)):
+            if way == "asyncio":
+                async with AsyncClient(target, credentials=credentials) as client:
+                    text = (await client.generate(request)).text
+            else:
+                with Client(target, credentials=credentials) as client:
+                    text = (await asyncio.to_thread(client.generate, request)).text
+            assert text == "hi"
+        async with AsyncClient(sidecar.target, credentials=grpc.ssl_channel_credentials(ca.cert_pem.bytes()), retries=0) as client:
+            with pytest.raises(Unavailable):
+                await client.generate(request)
+    finally:
+        await sidecar.stop()
 
 
 # --- a server that fails as it is told -------------------------------------------------------------------------------------------
