@@ -1,4 +1,7 @@
-"""The command line: `sidecar serve`, `check`, `ask`, `journal`, `version`. Slow imports are made by the command that needs them."""
+"""The command line: `sidecar serve`, `check`, `ask`, `cache`, `journal`, `usage`, `version`.
+
+Slow imports are made by the command that needs them.
+"""
 
 import argparse
 import os
@@ -8,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sidecar import VERSION
-from sidecar.commands import usage
+from sidecar.commands import cache, usage
 from sidecar.errors import SettingsError
 
 
@@ -46,6 +49,8 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     if arguments.command == "usage":
         return usage.usage(arguments)
+    if arguments.command == "cache":
+        return cache.cache(arguments)
     path = arguments.settings or os.environ.get("SIDECAR_SETTINGS") or None
     file = Path(path) if path else None
     if arguments.command == "check":
@@ -87,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--target", default="127.0.0.1:50051", metavar="ADDRESS", help="host:port or unix:/path (default: %(default)s)")
 
     usage.add_parser(commands)
+    cache.add_parser(commands)
 
     commands.add_parser("version", help="print the version")
     return parser

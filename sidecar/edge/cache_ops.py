@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sidecar.caching import invalidate, look_up
 from sidecar.edge.audit import Audited
+from sidecar.edge.calls import Calls
 from sidecar.edge.rescue import Context, Rescue
 from sidecar.edge.rpc import make_call
 from sidecar.edge.wire import duration, generate_request
@@ -22,6 +23,7 @@ class CacheOps:
     """The part of OpsService that looks into the cache and takes things out of it."""
 
     _engine: Engine
+    _calls: Calls
 
     async def InvalidateCache(self, request: pb.InvalidateCacheRequest, context: Context) -> pb.InvalidateCacheResponse:  # noqa: N802
         async with Rescue(context, self._engine.meter.log):
@@ -42,6 +44,7 @@ class CacheOps:
         async with Rescue(context, self._engine.meter.log, self._engine.degradations) as rescue:
             engine = self._engine
             rescue.call = call = make_call(engine, "count_tokens", generate_request(request.generate), context, None, None)
+            self._calls.require_ready()
             plan(engine, call)
             found = await look_up(engine, call)
             response = pb.CacheLookupResponse(

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from sidecar import VERSION
-from sidecar.call import Call, Candidate
+from sidecar.caching import look_up
+from sidecar.call import Call, Candidate, GenerateRequest
 from sidecar.catalog import Model
 from sidecar.edge.budget_ops import BudgetOps
 from sidecar.edge.cache_ops import CacheOps
@@ -103,6 +104,9 @@ class OpsService(BudgetOps, CacheOps, RunOps, UsageOps, ops_pb2_grpc.OpsServiceS
                 complexity=call.complexity,
             )
             set_cost(response.max_cost, dearest.max_nano_usd, dearest.model)
+            if isinstance(call.request, GenerateRequest):
+                found = await look_up(self._engine, call)
+                response.cache = f"{found.decision}: {found.why}"
             return response
 
     def _candidate(self, call: Call, candidate: Candidate) -> pb.Candidate:

@@ -273,16 +273,13 @@ class Degradation(Struct, frozen=True):
 
 
 class Service(Struct, frozen=True):
-    """What holds for all nodes of one service. `llm` and `embedding` are used where a node has no row of its own.
-
-    `cache_acceptance` does nothing yet: the cache gives back answers to exactly the same question only.
-    """
+    """What holds for all nodes of one service. `llm` and `embedding` are used where a node has no row of its own."""
 
     llm: str = ""
     embedding: str = ""
     concurrency: Annotated[int, Meta(ge=0, le=100_000)] = 0  # calls at a time; 0: no limit
     queue: Annotated[int, Meta(ge=0, le=1_000_000)] = 100  # calls that may wait for a place; one more is refused
-    cache_acceptance: Share = 0.95  # least similarity at which a cached answer may be given
+    cache_acceptance: Share = 0.95  # least score at which the answer to a similar question may be given
     breaker_failures: Annotated[int, Meta(ge=1, le=1_000_000)] = 3  # in a row, until a model is left alone
     breaker_open_ms: Milliseconds = 30_000  # for how long, before the trials
     breaker_trials: Annotated[int, Meta(ge=1, le=1_000)] = 1  # calls let through then, whatever the number of callers
@@ -292,6 +289,7 @@ class Service(Struct, frozen=True):
     breaker_opens_on_rate_limit: bool = False  # at once, for as long as the provider asks to wait
     breaker_off: bool = False  # nothing is ever passed over
     most_attempts: Annotated[int, Meta(ge=1, le=100)] = 6  # in one call, all candidates together
+    prompt_caching: Literal["auto", "off"] = "auto"  # Anthropic is asked to keep prompts that begin like another a short while ago
     retries: Mapping[FailureName, RetryRow] = {}
     degradation: Degradation = Degradation()
 
@@ -318,6 +316,7 @@ class NodeRow(Struct, frozen=True):
     complexity: Literal["", "low", "medium", "high", "estimate"] | None = None  # of calls that do not say; None or "": it chooses nothing
     degradation: Degradation | None = None
     cache: NodeCache | None = None
+    prompt_caching: Literal["auto", "off"] | None = None  # None: as its service says
 
 
 class OverRow(Struct, frozen=True):
@@ -365,6 +364,7 @@ class ModelRow(Struct, frozen=True):
     tier: Literal["cheap", "standard", "strong"] | None = None
     requests_per_minute: Count | None = None  # None: not limited by the sidecar
     tokens_per_minute: Count | None = None
+    cache_min_tokens: Count | None = None  # Anthropic: the shortest prefix that is kept on request; None: it is not asked to
 
 
 class Plan(Struct, frozen=True):
@@ -649,10 +649,6 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
 
 def _idle(settings: Settings, raw: Mapping[str, Any]) -> Iterator[str]:
     """One line per setting that somebody has set and that does nothing yet, or not all that one may think."""
-    for name, row in raw.get("services", {}).items():
-        if "cache_acceptance" in row:
-            where = settings.origin("services", name, "cache_acceptance")
-            yield f"{where} does nothing yet: only the same question is answered from the cache"
     if raw.get("tracing"):
         where = settings.source.variable(("tracing",)) or settings.origin("tracing")
         yield f"{where} does nothing yet: no traces are sent"

@@ -28,7 +28,7 @@ async def stale(engine: Engine, call: Call, failure: SidecarError | TimeoutError
         return False
     found, how = hit
     reason = failure.reason if isinstance(failure, SidecarError) else "DEADLINE_EXCEEDED"
-    whose = "this answer" if how.similarity == 1.0 else "this answer to a similar question"
+    whose = "this answer" if found.entry.digest == caching.key.digest else "this answer to a similar question"
     call.notices.append(f"every model failed ({reason}); {whose} is {_words(found.age_ns)} old, and may no longer be right")
     with TimeLimit(max(call.deadline, engine.clock_ns() / 1e9 + _LAST_S)):
         await give(engine, call, found, how)

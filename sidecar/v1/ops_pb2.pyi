@@ -442,12 +442,15 @@ class ExplainResponse(_message.Message):
     SERVICE_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
     COMPLEXITY_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     """The service the call was taken to come from."""
     node: _builtins.str
     """The node it was taken to be for."""
     complexity: _builtins.str
     """How hard the question was said or estimated to be: `low`, `medium` or `high`. Empty: complexity chose nothing."""
+    cache: _builtins.str
+    """What the cache would do: `exact`, `semantic`, `shadow` or `none`, and why; CacheLookup tells all of it. Empty: a call for vectors."""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
         """Who would be asked, best first."""
@@ -479,10 +482,11 @@ class ExplainResponse(_message.Message):
         service: _builtins.str = ...,
         node: _builtins.str = ...,
         complexity: _builtins.str = ...,
+        cache: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["max_cost", b"max_cost"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "candidates", b"candidates", "complexity", b"complexity", "max_cost", b"max_cost", "node", b"node", "notices", b"notices", "service", b"service", "skipped", b"skipped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "cache", b"cache", "candidates", b"candidates", "complexity", b"complexity", "max_cost", b"max_cost", "node", b"node", "notices", b"notices", "service", b"service", "skipped", b"skipped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
