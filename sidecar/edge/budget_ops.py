@@ -33,6 +33,7 @@ _NUMBERS = {
     "off": pb.BUDGET_MODE_OFF,
 }
 _MOST = 2**63 - 1
+_AT_ONCE = 1_000  # accounts to look at before calls have a turn
 _LONGEST = 4_096  # bytes of an account's name, as the ledger has it
 
 
@@ -85,15 +86,16 @@ class BudgetOps:
             ledger = self._engine.ledger
 
             def names() -> list[str]:
-                # More than asked for: of accounts that were not used in their window there is nothing to show.
-                return heapq.nsmallest(10 * limit, (name for name in ledger.names() if name.startswith(prefix) and name > after))
+                return sorted(name for name in ledger.names() if name.startswith(prefix) and name > after)
 
             balances: list[pb.Balance] = []
-            while len(balances) < limit and (found := await asyncio.to_thread(names)):
-                now_ns = self._engine.wall_ns()
-                live = [name for name in found if ledger.balance(name, now_ns) is not None]
-                balances += [self._balance(name) for name in live[: limit - len(balances)]]
-                after = found[-1]
+            for number, name in enumerate(await asyncio.to_thread(names), 1):
+                if ledger.balance(name, self._engine.wall_ns()) is not None:  # it was used in the window that it is in
+                    balances.append(self._balance(name))
+                if len(balances) == limit:
+                    break
+                if number % _AT_ONCE == 0:
+                    await asyncio.sleep(0)
             return pb.ListBalancesResponse(balances=balances)
 
     async def TopUpBudget(self, request: pb.TopUpBudgetRequest, context: Context) -> pb.TopUpBudgetResponse:  # noqa: N802

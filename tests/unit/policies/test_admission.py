@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from sidecar import errors
-from sidecar.call import Caller, Chunk, GenerateRequest
+from sidecar.call import Caller, Chunk, GenerateRequest, Usage
 from tests.unit.fakes import DONE, Bench, caller
 
 
@@ -73,6 +73,16 @@ async def test_tenants_minute_counts_what_was_used_in_the_end():
     requests, tokens = left(bench)
     assert requests == 9
     assert tokens >= 100_000 - 15  # not 4,000: 10 of input and 5 of output
+
+
+async def test_what_tries_used_beyond_the_first_ones_most_is_charged_to_the_tenants_minute():
+    cut = (Chunk(text="a", usage=Usage(10, 0, 0, 0, 2_000, 0)), errors.StreamCut("cut"))
+    bench = Bench(first=[cut, (Chunk(text="hi"), DONE)], SIDECAR_LIMITS__TENANT_TOKENS_PER_MINUTE="10000")
+    call = await bench.run(asking(max_output_tokens=50), stream=False)
+    assert [tried.outcome for tried in call.attempts] == ["STREAM_CUT", "ok"]
+    used = 2_010 + 15
+    bench.assert_settled(used=used)
+    assert 10_000 - used <= left(bench)[1] < 9_900  # what has flowed in since is 167 a second
 
 
 async def test_tenant_over_its_minute_is_refused_and_another_one_is_not():
