@@ -133,7 +133,11 @@ class Streams:
         call_id, _, number = last_seen.partition(".")
         kept = self._kept.get(call_id)
         if kept is None or kept.owner != self._door.keys.name_of(authorization(request)):
-            raise StreamGone("no stream with that event can be resumed any more; ask again", field="last-event-id")
+            raise StreamGone(
+                "no stream with that event can be resumed any more: one that was begun with x-sidecar-resume: true waits for its client for "
+                "http.resume_ms, all others end with it; ask again",
+                field="last-event-id",
+            )
         if not (number.isascii() and number.isdigit() and len(number) < 19 and int(number) <= kept.frames.last):
             raise InvalidRequest(f"last-event-id is {last_seen[:80]!r}; expected the id of an event of that stream", field="last-event-id")
         return await self._read(call_id, kept, request, int(number))

@@ -425,8 +425,9 @@ async def test_events_that_are_no_longer_kept_are_not_passed_over(http, patient,
 async def test_last_event_id_of_nobody(http, sidecar):
     for last_id in ("0" * 32 + ".1", "nonsense", "x.y"):
         async with await resume(http, sidecar, last_id) as response:
-            assert response.status == 410
-            assert (await response.json())["error"]["field"] == "last-event-id"
+            said = (await response.json())["error"]
+            assert (response.status, said["field"]) == (410, "last-event-id")
+            assert "x-sidecar-resume: true" in said["message"]
 
 
 # --- the end of the process -------------------------------------------------------------------------------------------------------
