@@ -134,8 +134,8 @@ class Streams:
         kept = self._kept.get(call_id)
         if kept is None or kept.owner != self._door.keys.name_of(authorization(request)):
             raise StreamGone(
-                "no stream with that event can be resumed any more: one that was begun with x-sidecar-resume: true waits for its client for "
-                "http.resume_ms, all others end with it; ask again",
+                "no stream with that event can be resumed any more: one that was begun with x-sidecar-resume: true waits for its client "
+                "for http.resume_ms, all others end with it; ask again",
                 field="last-event-id",
             )
         if not (number.isascii() and number.isdigit() and len(number) < 19 and int(number) <= kept.frames.last):
