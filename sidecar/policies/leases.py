@@ -99,7 +99,7 @@ class Leases:
         self._touched: set[str] = set()
         self._unreported: set[str] = set()
         self._due: OrderedDict[str, None] = OrderedDict()
-        self._holding: OrderedDict[str, None] = OrderedDict()  # with a lease, the longest unanswered first
+        self._heard: OrderedDict[str, None] = OrderedDict()  # the longest unanswered first
         self._next_report_ns = 0
         self._epoch = ""
         self.state: State = "away"
@@ -141,7 +141,8 @@ class Leases:
         for entry, more in short:
             entry.least = _both(min(entry.least[unit] or more[unit], more[unit] or entry.least[unit]) for unit in UNITS)
             entry.need = _sum(entry.need, more)
-            entry.room = _both(max(entry.room[unit], 4 * more[unit]) for unit in UNITS)
+            entry.used_ns = now_ns
+            entry.room = _both(max(2 * entry.room[unit], 16 * more[unit]) if more[unit] else entry.room[unit] for unit in UNITS)
             self._due[entry.account] = None
             self._due.move_to_end(entry.account, last=False)
         return True
@@ -218,7 +219,7 @@ class Leases:
 
     def give_all_back(self, wall_ns: int) -> None:
         """Before the end: leave the others all that is not used."""
-        for name in list(self._holding):
+        for name in self._heard:
             entry = self._entries[name]
             entry.room = NEITHER
             self._lower(entry, self._sums(entry, wall_ns)[1])
@@ -248,7 +249,7 @@ class Leases:
         assert rule.window is not None  # noqa: S101
         entry = self._entries.get(name)
         if entry is None or entry.end_ns != rule.window[1]:
-            self._holding.pop(name, None)
+            self._heard.pop(name, None)
             entry = self._entries[name] = Entry(name, rule.window[1])
         entry.rule = rule
         made = self._rules[name] = (rule, (name, self._made(entry, rule)))
@@ -333,15 +334,18 @@ class Leases:
 
     def _lapse(self, now_ns: int) -> None:
         """Leases of which nobody has heard for too long are used no more: the others may have them."""
-        while self._holding:
-            entry = self._entries[next(iter(self._holding))]
+        while self._heard:
+            name = next(iter(self._heard))
+            entry = self._entries[name]
             if now_ns - entry.answered_ns < _SPARE * self._lease_ns:
                 return
+            del self._heard[name]
             self._lower(entry, NEITHER)
+            self._due[name] = None
 
     def _renew(self, now_ns: int) -> None:
         """Say now and then that leases are still wanted, and give back those that nobody has used."""
-        for name in islice(self._holding, MOST_AT_ONCE):
+        for name in islice(self._heard, MOST_AT_ONCE):
             entry = self._entries[name]
             if now_ns - entry.answered_ns < self._lease_ns // 4:
                 return
@@ -390,10 +394,10 @@ class Leases:
         if short != NEITHER:
             entry.quiet_until_ns, entry.refused = now_ns + _PAUSE_NS, short
         self._rules.pop(entry.account, None)
-        self._holding.pop(entry.account, None)
-        if entry.have != NEITHER:
-            self._holding[entry.account] = None
-        if entry.have == ask.used and entry.room == NEITHER and entry.account not in self._touched:
+        self._heard[entry.account] = None
+        self._heard.move_to_end(entry.account)
+        is_idle = entry.account not in self._touched and now_ns - entry.used_ns > self._lease_ns // 2
+        if is_idle and entry.have == ask.used and entry.room == NEITHER:
             self._forget(entry)  # all is told, and nothing is held or leased: the next use begins anew
 
     def _lower(self, entry: Entry, most: Both) -> None:
@@ -401,8 +405,6 @@ class Leases:
         if lower != entry.have:
             entry.have = lower
             self._rules.pop(entry.account, None)
-        if lower == NEITHER:
-            self._holding.pop(entry.account, None)
 
     def _give_back(self, name: str, end_ns: int, wall_ns: int) -> None:
         """Somebody else needs what is not used here."""
@@ -425,7 +427,7 @@ class Leases:
                 self.untaught.append((name, entry.end_ns, entry.others))
 
     def _forget(self, entry: Entry) -> None:
-        for table in (self._entries, self._rules, self._holding):
+        for table in (self._entries, self._rules, self._heard):
             table.pop(entry.account, None)
         self._unreported.discard(entry.account)
 

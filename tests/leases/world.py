@@ -227,7 +227,7 @@ class World:
             missing = self.truth(pod, account, unit) - known
             if missing <= 0:
                 continue
-            silent = self.now_ns - pod.since_ns[account] >= LEASE_MS * MS
+            silent = self.now_ns - pod.since_ns[account] >= (LEASE_MS - 2) * MS  # Redis counts whole milliseconds
             if not (silent or account in pod.unknown) and self.without != "share":
                 self.outcome.breaks.append(
                     f"{missing} of {pod.name.decode()} in {account} were unknown at {self.now_ns / SECOND:.3f}, and it was heard of "
@@ -360,6 +360,8 @@ class World:
         back_ns = self.away_ns()
 
         def back() -> None:
+            if self.is_over:
+                return
             self.run += 1
             before = self.place
             self.place = self.kind(f"run{self.run}", LEASE_MS, LEARN_MS)
