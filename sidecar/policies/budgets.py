@@ -25,6 +25,19 @@ _MOST_TOLD = 10_000
 Keep = Callable[[Mapping[tuple[str, str], str | None]], Awaitable[None]]
 
 
+# The middle of an account's name, by scope; "": the call names none. All but the last part are escaped, so that no two are the same.
+_WHOSE: dict[str, Callable[[Call], str]] = {
+    "company": lambda call: "",
+    "service": lambda call: call.service,
+    "node": lambda call: f"{call.service}.{call.node_name}" if call.node_name else "",
+    "tenant": lambda call: call.tenant,
+    "user": lambda call: f"{escaped(call.tenant)}:{call.user}" if call.user else "",
+    "plan": lambda call: f"{escaped(call.tenant)}:{escaped(call.plan)}" if call.plan else "",
+    "run": lambda call: f"{escaped(call.tenant)}:{call.run}" if call.run else "",
+    "agent": lambda call: f"{escaped(call.tenant)}:{escaped(call.run)}:{call.agent}" if call.run and call.agent else "",
+}
+
+
 class Override(Struct, frozen=True):
     """What an operator has set for one account, in place of its row's."""
 
@@ -64,6 +77,8 @@ class Row:
         self._rule: Rule | None = None
         self._window: tuple[int, int] | None = None
         self.has_overrides = False
+        self._whose = _WHOSE[self.scope]
+        self._begin, self._end = f"{self.scope}:", "" if self.scope == "company" else f":{self.suffix}"
 
     @property
     def is_limited(self) -> bool:
@@ -80,10 +95,8 @@ class Row:
 
     def account(self, call: Call) -> str:
         """The account that this call is on; "": none."""
-        whose = _whose(self.scope, call)
-        if not whose or not self._means(whose):
-            return ""
-        return f"company:{self.suffix}" if self.scope == "company" else f"{self.scope}:{whose}:{self.suffix}"
+        whose = self._whose(call) or (self.suffix if self.scope == "company" else "")
+        return self._begin + whose + self._end if whose and (not self.row.of or self._means(whose)) else ""
 
     def has(self, account: str) -> bool:
         """The name is one of this row's accounts."""
@@ -102,6 +115,12 @@ class Row:
         """What settings give one account: the row's limits, or those of the plan that is part of its name."""
         plan = self.plans.get(account.rpartition(":")[0].rpartition(":")[2])
         return self.set if plan is None else replace(self.set, limit_nano_usd=plan.month_nano_usd, limit_tokens=plan.month_tokens)
+
+    def window(self, now_ns: int) -> tuple[int, int]:
+        """That of the moment, in Unix time."""
+        window = self._windows.at(now_ns)
+        assert window is not None  # noqa: S101  (rows of settings have windows)
+        return window
 
     def rule(self, now_ns: int) -> Rule | None:
         """The row's own rule, one object for as long as the window lasts; None: it has no limit."""
@@ -141,25 +160,43 @@ class Budgets:
         self.runs = Runs(settings.limits.run_idle_hours)
         self.held: dict[int, Held] = {}
         self.keep: Keep = _nowhere
+        self._ready: list[tuple[Row, Rule | None, tuple[str, Rule] | None]] = []
+        self._ready_from_ns = self._ready_until_ns = 0
         self._told: dict[str, int] = {}  # accounts that refuse, and until when it needs no telling
 
     def accounts(self, call: Call, now_ns: int) -> tuple[tuple[str, Rule], ...]:
         """Names and rules, in the windows that `now_ns` (Unix time) is in; the tenant's day first, a run's own last."""
+        if not self._ready_from_ns <= now_ns < self._ready_until_ns:
+            self._prepare(now_ns)
         found: list[tuple[str, Rule]] = []
-        for row in self.rows:
-            if not row.is_limited and not row.has_overrides:
-                continue
-            name = row.account(call)
-            rule = self._rule(row, name, now_ns) if name else None
-            if rule is not None:
-                found.append((name, rule))
+        for row, rule, pair in self._ready:
+            if pair is not None:
+                found.append(pair)
+            elif name := row.account(call):
+                its_rule = rule or self._rule(row, name, now_ns)
+                if its_rule is not None:
+                    found.append((name, its_rule))
         if call.run:
             found += self.runs.accounts(call)
         return tuple(found)
 
+    def _prepare(self, now_ns: int) -> None:
+        """What is the same for all calls until a window ends or an operator sets something: this is on every call's path."""
+        self._ready.clear()
+        self._ready_from_ns, self._ready_until_ns = 0, 2**63
+        for row in self.rows:
+            if not row.is_limited and not row.has_overrides:
+                continue
+            begin_ns, end_ns = row.window(now_ns)
+            self._ready_from_ns, self._ready_until_ns = max(begin_ns, self._ready_from_ns), min(end_ns, self._ready_until_ns)
+            if row.has_overrides or row.plans:
+                self._ready.append((row, None, None))
+            elif (rule := row.rule(now_ns)) is not None:
+                self._ready.append((row, rule, (row.pattern, rule) if row.scope == "company" else None))
+
     def _rule(self, row: Row, account: str, now_ns: int) -> Rule | None:
         own = self.overrides.get(account) if row.has_overrides else None
-        if own is None and account.startswith("plan:"):
+        if own is None and row.plans:
             own = row.of(account)
         elif own is None:
             return row.rule(now_ns)
@@ -237,11 +274,12 @@ class Budgets:
             self.overrides[account] = own
             row.has_overrides = True
         self._own_rules.pop(account, None)
+        self._ready_until_ns = 0
 
     # --- what operators hear of
 
     def reached(self, account: str, balance: Balance | None, now_ns: int) -> tuple[str, dict[str, str]]:
-        """The warning threshold of an account, in words and as facts: `account`, `threshold` (percent), `window` (when it began)."""
+        """The warning threshold of an account, in words and as facts: `account`, `threshold` (percent), `window` (its begin), `ends`."""
         rule = self.rule_of(account, now_ns)
         percent = 100 if rule is None else rule.warn_percent
         unit, used, limit = "nano_usd", 0, 0
@@ -276,11 +314,12 @@ async def _nowhere(_: Mapping[tuple[str, str], str | None]) -> None:
 
 
 def _facts(account: str, percent: int, rule: Rule | None, unit: str, used: int, limit: int) -> dict[str, str]:
-    began_ns = rule.window[0] if rule is not None and rule.window is not None else 0
+    began_ns, ends_ns = rule.window if rule is not None and rule.window is not None else (0, 0)
     return {
         "account": account,
         "threshold": str(percent),
         "window": datetime.fromtimestamp(began_ns // 1_000_000_000, UTC).isoformat() if began_ns else "",
+        "ends": datetime.fromtimestamp(ends_ns // 1_000_000_000, UTC).isoformat() if began_ns else "",
         "unit": unit,
         "used": str(used),
         "limit": str(limit),
@@ -294,23 +333,3 @@ def _worded(amount: int, unit: str) -> str:
 
 def _is_limited(one: Override) -> bool:
     return one.limit_nano_usd is not None or one.limit_tokens is not None
-
-
-def _whose(scope: str, call: Call) -> str:
-    """The middle of an account's name; "": the call names none. All but the last part are escaped, so that no two are the same."""
-    match scope:
-        case "company":
-            return "all"
-        case "service":
-            return call.service
-        case "node":
-            return f"{call.service}.{call.node_name}" if call.node_name else ""
-        case "tenant":
-            return call.tenant
-        case "user":
-            return f"{escaped(call.tenant)}:{call.user}" if call.user else ""
-        case "plan":
-            return f"{escaped(call.tenant)}:{escaped(call.plan)}" if call.plan else ""
-        case "run":
-            return f"{escaped(call.tenant)}:{call.run}" if call.run else ""
-    return f"{escaped(call.tenant)}:{escaped(call.run)}:{call.agent}" if call.run and call.agent else ""
