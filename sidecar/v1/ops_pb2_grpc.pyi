@@ -109,7 +109,7 @@ class OpsServiceStub:
     """SetBudget sets one account's limit in place of settings', from the next call on, and over a restart if there is a server.data_dir.
 
     INVALID_ARGUMENT: a field is wrong. RESOURCE_EXHAUSTED (OVERLOADED): 100,000 accounts are set already. UNAVAILABLE (STORE_FAILED): it
-    could not be written, and nothing has changed. This and every other change by operators is written down: who, when, before and
+    could not be written, and nothing has changed. This and every other change of budgets, tenants and runs is written down: who, before and
     after, in server.data_dir/audit.jsonl, the log, and as an event of kind `audit`.
     """
     DeleteBudget: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.DeleteBudgetRequest, _budgets_pb2.DeleteBudgetResponse]
@@ -239,7 +239,7 @@ class OpsServiceAsyncStub(OpsServiceStub):
     """SetBudget sets one account's limit in place of settings', from the next call on, and over a restart if there is a server.data_dir.
 
     INVALID_ARGUMENT: a field is wrong. RESOURCE_EXHAUSTED (OVERLOADED): 100,000 accounts are set already. UNAVAILABLE (STORE_FAILED): it
-    could not be written, and nothing has changed. This and every other change by operators is written down: who, when, before and
+    could not be written, and nothing has changed. This and every other change of budgets, tenants and runs is written down: who, before and
     after, in server.data_dir/audit.jsonl, the log, and as an event of kind `audit`.
     """
     DeleteBudget: _aio.UnaryUnaryMultiCallable[_budgets_pb2.DeleteBudgetRequest, _budgets_pb2.DeleteBudgetResponse]  # type: ignore[assignment]
@@ -468,7 +468,7 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
         """SetBudget sets one account's limit in place of settings', from the next call on, and over a restart if there is a server.data_dir.
 
         INVALID_ARGUMENT: a field is wrong. RESOURCE_EXHAUSTED (OVERLOADED): 100,000 accounts are set already. UNAVAILABLE (STORE_FAILED): it
-        could not be written, and nothing has changed. This and every other change by operators is written down: who, when, before and
+        could not be written, and nothing has changed. This and every other change of budgets, tenants and runs is written down: who, before and
         after, in server.data_dir/audit.jsonl, the log, and as an event of kind `audit`.
         """
 
