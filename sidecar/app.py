@@ -27,6 +27,7 @@ from prometheus_client import CollectorRegistry
 
 from sidecar import VERSION
 from sidecar._core import Ledger
+from sidecar.alerts import Alerts, connect_alerts
 from sidecar.cache_upkeep import CacheStores
 from sidecar.call import Call, Caller, Chunk, GenerateAsk, GenerateRequest, Message, Text
 from sidecar.catalog import Catalog
@@ -116,6 +117,7 @@ async def _serve(settings: Settings) -> int:
     ledger, found = _open_ledger(settings)
     engine = make_engine(settings, catalog, log, ledger=ledger)
     _open_store(engine)
+    alerts = await _connect_alerts(engine)
     stores = _open_cache(engine)
     doors = _Doors(engine, (*settings.notices, *catalog.notices, *skipped_providers(settings), *_without_log(settings), *found))
     try:
@@ -138,6 +140,7 @@ async def _serve(settings: Settings) -> int:
             await provider.close()
         await stores.close()
         await asyncio.to_thread(engine.usage.close)
+        await alerts.close(_LAST_WORDS_S)
         engine.user_preferences.close()
         with contextlib.suppress(StoreFailed):  # it was told before
             await engine.budgets.keep_runs()
@@ -588,6 +591,14 @@ def _open_cache(engine: Engine) -> CacheStores:
     except StoreFailed as error:
         raise StartError(error.message) from None
     return stores
+
+
+async def _connect_alerts(engine: Engine) -> Alerts:
+    """Raises StartError, and SettingsError."""
+    try:
+        return await connect_alerts(engine)
+    except StoreFailed as error:
+        raise StartError(error.message) from None
 
 
 async def _keep_house(engine: Engine) -> None:

@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 from msgspec import Struct
@@ -36,7 +36,7 @@ class Certificates:
     before stay in use, `told` hears of it, and the next connection after the next change looks again.
     """
 
-    def __init__(self, settings: Tls, told: Callable[[str], None]) -> None:
+    def __init__(self, settings: Tls, told: Callable[[str, Literal["info", "warning"]], None]) -> None:
         """To be made on the event loop, where `told` is called. Raises BadCertificate."""
         self._settings = settings
         self._told = told
@@ -70,12 +70,13 @@ class Certificates:
             stamp = self._stamp()
             if stamp != self._seen:
                 self._seen = stamp
+                level: Literal["info", "warning"] = "info"
                 try:
                     self._loaded = self._load(stamp)
                     told = "the certificate of the doors was read anew"
                 except BadCertificate as error:
-                    told = f"the certificate of the doors stays as it was: {error}"
-                self._loop.call_soon_threadsafe(self._told, told)
+                    told, level = f"the certificate of the doors stays as it was: {error}", "warning"
+                self._loop.call_soon_threadsafe(self._told, told, level)
             return self._loaded
 
     def _files(self) -> tuple[str, ...]:

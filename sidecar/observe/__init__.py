@@ -13,7 +13,7 @@ from sidecar.observe.metrics import Metrics
 if TYPE_CHECKING:
     from sidecar._core import Posting
     from sidecar.call import Call
-    from sidecar.errors import SidecarError
+    from sidecar.errors import BudgetExceeded, SidecarError
 
 __all__ = ["Event", "Events", "Log", "Meter", "Metrics", "ProviderRecord"]
 
@@ -46,7 +46,7 @@ class Meter:
         """Something that an operator will want to know of: a log line, a count and an entry in the list of events."""
         self.log.write(level, message, event=kind, **facts)
         self.metrics.events.labels(kind).inc()
-        happened = Event(self._clock_ns() / 1e9, kind, message, facts)
+        happened = Event(self._clock_ns() / 1e9, kind, message, facts, level)
         self.events.add(happened)
         for tell in self.on_event:
             tell(happened)
@@ -78,6 +78,14 @@ class Meter:
             return
         then = "; its tenant's calls of that node go to the cheapest model for a while" if what == "throttle" else ""
         self.event("dear_call", f"a call of {where} cost {call.nano_usd / 1e9:.6f} USD{then}", "warning", **facts)
+
+    def halted(self, call: Call, error: BudgetExceeded) -> None:
+        """A call was refused because it could have cost more than `limits.call_halt_usd`."""
+        where = f"{call.service}.{call.node_name}" if call.node_name else call.service
+        facts = {"call": call.id, "tenant": call.tenant, "node": where, "nano_usd": str(error.asked), "action": "halt"}
+        usd, most = error.asked / 1e9, error.limit / 1e9
+        message = f"a call of {where} was refused: it could have cost {usd:.6f} USD, more than {most:.6f} (limits.call_halt_usd)"
+        self.event("dear_call", message, "warning", **facts)
 
     def overrun(self, posting: Posting, call: Call) -> None:
         """A call cost more than was held for it."""

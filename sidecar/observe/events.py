@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from sidecar.observe.log import Level
+
 _KEPT = 1_000
 
 
@@ -14,9 +16,10 @@ class Event(Struct, frozen=True):
     """`at` is in seconds of the engine's clock; `message` and `facts` hold neither keys nor prompts."""
 
     at: float
-    kind: str  # breaker, set_aside, alert, health, shed, certificate, budget, dear_call, audit, run
+    kind: str  # breaker, set_aside, alert, health, shed, certificate, budget, dear_call, audit, run, journal, alerts
     message: str
     facts: Mapping[str, str]
+    level: Level = "warning"
 
 
 class Events:

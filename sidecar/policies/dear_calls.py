@@ -23,6 +23,7 @@ class DearCalls:
         self._limits = limits
         self._throttled: dict[Whose, int] = {}
         self._notified: dict[Whose, int] = {}
+        self._halted: dict[Whose, int] = {}
 
     def saw(self, call: Call, now_ns: int) -> Dear:
         """What this call's cost asks for; with `throttle` it has begun. An alert, or the end of one throttling, has its time of rest."""
@@ -39,6 +40,14 @@ class DearCalls:
             _remember(self._notified, whose, now_ns + limits.call_notify_every_ms * 1_000_000, now_ns)
             return "notify"
         return "log"
+
+    def halted(self, call: Call, now_ns: int) -> bool:
+        """A call was refused because it could cost too much: whether that needs telling, or was told of this tenant's node a while ago."""
+        whose = (call.tenant, call.service, call.node_name)
+        if now_ns < self._halted.get(whose, 0):
+            return False
+        _remember(self._halted, whose, now_ns + self._limits.call_notify_every_ms * 1_000_000, now_ns)
+        return True
 
     def is_throttled(self, call: Call, now_ns: int) -> bool:
         """This tenant's calls of this node go to the cheapest model that can answer them."""

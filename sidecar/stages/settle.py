@@ -8,6 +8,7 @@ from sidecar.billing import NOTHING, tokens, total
 from sidecar.caching import remember
 from sidecar.call import Call
 from sidecar.engine import Engine
+from sidecar.errors import BudgetExceeded
 
 
 def settle(engine: Engine, call: Call) -> None:
@@ -27,6 +28,8 @@ def settle(engine: Engine, call: Call) -> None:
             _post_what_was_held(engine, call, call.reservation)
         engine.budgets.held.pop(call.reservation, None)
         engine.budgets.runs.ended(call, call.reservation)
+    elif isinstance(call.error, BudgetExceeded) and call.error.account == "call" and engine.dear_calls.halted(call, engine.clock_ns()):
+        engine.meter.halted(call, call.error)
     engine.meter.call(call)
     remember(engine, call)
     engine.health.saw(call, engine.clock_ns())

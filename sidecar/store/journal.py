@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from sidecar._core import Ledger
 from sidecar.errors import StoreFailed
 from sidecar.settings import Journal, Settings
 
 FOLDER = "journal"
-
-_Level = Literal["info", "warning", "error"]
 
 
 def open_ledger(settings: Settings) -> tuple[Ledger, list[str]]:
@@ -32,8 +29,8 @@ def open_ledger(settings: Settings) -> tuple[Ledger, list[str]]:
 class JournalWatch:
     """Says when the journal's disk takes no more and when it does again, and how many posts were not written down in between."""
 
-    def __init__(self, ledger: Ledger, settings: Journal, tell: Callable[[str, str, _Level], None]) -> None:
-        """`tell` is given a kind of event, a message and a level."""
+    def __init__(self, ledger: Ledger, settings: Journal, tell: Callable[..., None]) -> None:
+        """`tell` is `Meter.event`: it is given a kind of event, a message, a level and facts."""
         self._ledger = ledger
         self._refuses = settings.on_full == "refuse"
         self._tell = tell
@@ -60,4 +57,5 @@ class JournalWatch:
                 "journal",
                 f"{lost} posts were not written down: too much waited for the disk; balances are made whole when there is room",
                 "error",
+                key="posts",
             )

@@ -257,16 +257,19 @@ def test_a_threshold_is_told_with_account_threshold_and_window():
     assert held.warnings == ["tenant:acme:day"]
     message, facts = budgets.reached("tenant:acme:day", ledger.balance("tenant:acme:day", NOON), NOON)
     assert message == "account tenant:acme:day has reached 80 % of its limit: 8 tokens of 10 tokens are used or held"
-    assert facts.items() >= {
-        "account": "tenant:acme:day",
-        "threshold": "80",
-        "window": "2026-11-21T00:00:00+00:00",
-        "ends": "2026-11-22T00:00:00+00:00",
-        "unit": "tokens",
-        "used": "8",
-        "limit": "10",
-        "mode": "refuse",
-    }.items()
+    assert (
+        facts.items()
+        >= {
+            "account": "tenant:acme:day",
+            "threshold": "80",
+            "window": "2026-11-21T00:00:00+00:00",
+            "ends": "2026-11-22T00:00:00+00:00",
+            "unit": "tokens",
+            "used": "8",
+            "limit": "10",
+            "mode": "refuse",
+        }.items()
+    )
 
 
 def test_an_account_that_refuses_is_told_of_once_in_its_window():

@@ -48,7 +48,7 @@ def test_a_folder_that_cannot_be_is_told_with_the_setting(tmp_path):
 @pytest.mark.parametrize(("on_full", "then"), [("refuse", "calls are refused"), ("go_on", "calls go on, and what they cost is kept")])
 def test_what_changes_is_told_once(on_full, then):
     ledger, told = FakeLedger(), []
-    watch = JournalWatch(ledger, Journal(on_full=on_full), lambda *what: told.append(what))
+    watch = JournalWatch(ledger, Journal(on_full=on_full), lambda *what, **_: told.append(what))
 
     def look(status):
         told.clear()
