@@ -6,6 +6,8 @@ are needed. `model` is a name of the catalogue, or `auto` (also `sidecar`, or no
 
 from __future__ import annotations
 
+from functools import partial
+
 from aiohttp import web
 
 from sidecar.edge.anthropic_reply import MessageEvents, failed, message, reply_headers
@@ -48,4 +50,4 @@ def routes(app: web.Application, door: Door) -> None:
 
     for path, handler in (("/v1/messages", answer), ("/v1/messages/count_tokens", count_tokens)):
         app.router.add_post(path, handler)
-        door.shapes[path] = failed
+        door.shapes[path] = partial(failed, wall_ns=door.engine.wall_ns)

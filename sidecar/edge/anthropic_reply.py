@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,11 +11,12 @@ import msgspec
 from aiohttp import web
 
 from sidecar.call import Call, Chunk, Finish, Start, ToolDelta, Usage
-from sidecar.edge.dialect import facts, headers, output_tokens, signed, standings
+from sidecar.edge.dialect import facts, headers, output_tokens, signed
 from sidecar.edge.http import Door
 from sidecar.edge.http_errors import Failure
 from sidecar.edge.sse import Frames
 from sidecar.json_text import UNREADABLE
+from sidecar.policies.quotas import Standing
 
 _encode = msgspec.json.Encoder().encode
 
@@ -234,11 +235,11 @@ def _event(kind: str, body: dict[str, Any]) -> bytes:
 # --- failures -------------------------------------------------------------------------------------------------------------------
 
 
-def failed(failure: Failure, _: web.Request) -> web.Response:
+def failed(failure: Failure, _: web.Request, *, wall_ns: Callable[[], int]) -> web.Response:
     """A failure before the first piece."""
     body = failure.body
     status = _STATUSES.get(body["reason"], failure.status)
-    found = dict(failure.headers)
+    found = failure.headers | _limits(failure.limits, wall_ns())
     if "id" in body:
         found["request-id"] = body["id"]
     if "retry_after_ms" in body:
@@ -258,9 +259,13 @@ def error_object(failure: Failure) -> dict[str, Any]:
 
 def reply_headers(door: Door, call: Call, *, is_over: bool) -> dict[str, str]:
     """Who answered, for how much, and how the limits stand that are known, as Anthropic has it: resets are times."""
-    found = {"request-id": call.id, **headers(call, is_over=is_over)}
-    now = datetime.fromtimestamp(door.engine.wall_ns() / 1e9, UTC)
-    for one in standings(door, call):
+    return {"request-id": call.id, **headers(call, is_over=is_over), **_limits(door.limits(call), door.engine.wall_ns())}
+
+
+def _limits(limits: Iterable[Standing], wall_ns: int) -> dict[str, str]:
+    found = {}
+    now = datetime.fromtimestamp(wall_ns / 1e9, UTC)
+    for one in limits:
         reset = now + timedelta(microseconds=one.reset_after_ns / 1000)
         found[f"anthropic-ratelimit-{one.unit}-limit"] = str(one.limit)
         found[f"anthropic-ratelimit-{one.unit}-remaining"] = str(one.remaining)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -24,7 +24,6 @@ from sidecar.edge.http_native import read
 from sidecar.edge.sse import Frames
 from sidecar.edge.wire import FINISHES, KINDS, embed_request, generate_request
 from sidecar.errors import InvalidRequest, RequestError, SidecarError
-from sidecar.policies.quotas import Standing
 from sidecar.v1 import llm_pb2 as pb
 
 S = TypeVar("S", bound=Struct)
@@ -282,14 +281,6 @@ def headers(call: Call, *, is_over: bool) -> dict[str, str]:
     if is_over:
         found["x-sidecar-cost-nano-usd"] = str(call.nano_usd)
     return found
-
-
-def standings(door: Door, call: Call) -> Iterator[Standing]:
-    """How the served model's rate limits stand, where they are known."""
-    engine, served = door.engine, call.served
-    quota = engine.quotas.of(served) if served is not None else None
-    if quota is not None and served is not None:
-        yield from quota.standings(served.target, engine.clock_ns())
 
 
 async def stream(

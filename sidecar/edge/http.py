@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+from msgspec.structs import replace
 
 from sidecar.call import Call, EmbedRequest, GenerateRequest, Operation, Send
 from sidecar.edge.arrivals import METADATA, arrive, note
@@ -22,6 +23,7 @@ from sidecar.engine import Engine
 from sidecar.errors import Cancelled, InternalError, InvalidRequest, NotAllowed, SidecarError
 from sidecar.json_text import UNREADABLE
 from sidecar.pipeline import plan, run
+from sidecar.policies.quotas import Standing
 from sidecar.time_limit import TimeLimit
 
 _CALL = "sidecar.call"  # where a request keeps its call, for its failure to tell what came and what it cost
@@ -173,7 +175,20 @@ class Door:
             advice = degradations.of("", "", request.headers.get("Accept-Language", ""))
         else:
             advice = degradations.of(call.service, call.node_name, call.metadata.get("accept-language", ""))
-        return failure_of(error, call, advice=advice)
+        failure = failure_of(error, call, advice=advice)
+        return replace(failure, limits=self.limits(call)) if call is not None and failure.status == 429 else failure
+
+    def limits(self, call: Call) -> tuple[Standing, ...]:
+        """How the limits stand that are known: the tenant's, and those of the model asked last; the tighter one of two of a kind."""
+        engine = self.engine
+        tenants = engine.admission.tenants
+        found = list(tenants.standings(call.tenant)[1]) if tenants.is_limited else []
+        candidate = call.served or (call.attempts[-1].candidate if call.attempts else None)
+        quota = engine.quotas.of(candidate) if candidate is not None else None
+        if quota is not None and candidate is not None:
+            found += quota.standings(candidate.target, engine.clock_ns())
+        tightest = {one.unit: one for one in sorted(found, key=lambda one: one.remaining, reverse=True)}
+        return tuple(tightest.values())
 
     def _defect(self, error: Exception, call: Call | None) -> InternalError:
         known_as = call.id if call is not None else os.urandom(16).hex()

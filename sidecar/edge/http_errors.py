@@ -15,6 +15,7 @@ from sidecar.call import Call
 from sidecar.edge.status import status_of
 from sidecar.errors import InvalidRequest, SidecarError
 from sidecar.policies.degradation import Advice
+from sidecar.policies.quotas import Standing
 from sidecar.v1.errors_pb2 import Degradation, Partial
 
 SERVER = "llm-sidecar"  # what the `Server` header says: nobody needs to know by which versions of what
@@ -74,12 +75,14 @@ class Failure(Struct, frozen=True):
     """A failure as HTTP tells it; `body` is JSON of plain values.
 
     `body` has code (a gRPC status name), reason, message and retryable always; field, id, retry_after_ms, facts, degradation and partial
-    (usage, cost, attempts, text) where there are any. Other APIs' shapes can be made from it.
+    (usage, cost, attempts, text) where there are any. Other APIs' shapes can be made from it, and with `limits`: how those stand that the
+    call has met.
     """
 
     status: int
     headers: dict[str, str]
     body: dict[str, Any]
+    limits: tuple[Standing, ...] = ()
 
 
 def failure_of(error: SidecarError, call: Call | None, known_as: str = "", advice: Advice | None = None) -> Failure:

@@ -36,7 +36,9 @@ def routes(app: web.Application, door: Door) -> None:
         return door.answer(_anthropic(model) if _is_anthropics(request) else _openai(model))
 
     def failed(failure: Failure, request: web.Request) -> web.Response:
-        return anthropic_reply.failed(failure, request) if _is_anthropics(request) else openai_reply.failed(failure, request)
+        if _is_anthropics(request):
+            return anthropic_reply.failed(failure, request, wall_ns=door.engine.wall_ns)
+        return openai_reply.failed(failure, request)
 
     for path, handler in (("/v1/models", listing), ("/v1/models/{name:.+}", one)):
         resource = app.router.add_get(path, handler).resource

@@ -13,10 +13,11 @@ from aiohttp import web
 
 from sidecar.answer import Answer
 from sidecar.call import Call, Chunk, Finish, Start, Usage
-from sidecar.edge.dialect import facts, headers, input_tokens, output_tokens, signed, standings
+from sidecar.edge.dialect import facts, headers, input_tokens, output_tokens, signed
 from sidecar.edge.http import Door
 from sidecar.edge.http_errors import Failure
 from sidecar.edge.sse import Frames
+from sidecar.policies.quotas import Standing
 
 _encode = msgspec.json.Encoder().encode
 DONE = b"data: [DONE]\n\n"
@@ -202,7 +203,7 @@ def failed(failure: Failure, _: web.Request) -> web.Response:
     """A failure before the first piece."""
     body = failure.body
     status = _ERRORS.get(body["reason"], (None, "", ""))[0] or failure.status
-    found = dict(failure.headers)
+    found = failure.headers | _limits(failure.limits)
     if "id" in body:
         found["x-request-id"] = body["id"]
     if "retry_after_ms" in body:
@@ -225,8 +226,12 @@ def error_object(failure: Failure) -> dict[str, Any]:
 
 def reply_headers(door: Door, call: Call, *, is_over: bool) -> dict[str, str]:
     """Who answered, for how much, and how the limits stand that are known, as OpenAI has it: resets are Go durations."""
-    found = {"x-request-id": call.id, **headers(call, is_over=is_over)}
-    for one in standings(door, call):
+    return {"x-request-id": call.id, **headers(call, is_over=is_over), **_limits(door.limits(call))}
+
+
+def _limits(limits: Iterable[Standing]) -> dict[str, str]:
+    found = {}
+    for one in limits:
         if one.unit in ("requests", "tokens"):
             found[f"x-ratelimit-limit-{one.unit}"] = str(one.limit)
             found[f"x-ratelimit-remaining-{one.unit}"] = str(one.remaining)

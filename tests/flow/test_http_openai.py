@@ -28,6 +28,8 @@ LIMITS = (
     ("x-ratelimit-reset-tokens", "30s"),
 )
 
+SOON = {"x-request-timeout-ms": "3000"}
+
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
@@ -346,6 +348,23 @@ async def test_used_up_account_says_how_it_stands(http, tmp_path, upstream):
     assert (status, said["error"]["code"], said["error"]["type"]) == (429, "insufficient_quota", "insufficient_quota")
     assert (headers["x-ratelimit-limit-tokens"], headers["x-ratelimit-remaining-tokens"]) == ("20", "20")
     assert said["error"]["sidecar"]["facts"]["account"].startswith("tenant:poor:")
+
+
+async def test_limits_are_told_while_they_hold_and_when_they_are_reached(http, tmp_path, upstream):
+    tables = "[limits]\ntenant_requests_per_minute = 2\n" + provider_tables(upstream.url, "compatible") + SMALL_MODELS
+    sidecar = await (await start(tmp_path, tables)).until_serving()
+    upstream.on("compatible-default", Say(headers=LIMITS), Say())
+    try:
+        told = [await post(http, sidecar, ask("compatible-default", "busy", max_tokens=9), **SOON) for _ in range(3)]
+    finally:
+        await sidecar.stop()
+    assert [status for status, _, _ in told] == [200, 200, 429]
+    assert told[2][1]["error"]["code"] == "rate_limit_exceeded"
+    left = [(headers["x-ratelimit-limit-requests"], headers["x-ratelimit-remaining-requests"]) for _, _, headers in told]
+    assert left == [("2", "1"), ("2", "0"), ("2", "0")]  # the tenant's own, which are tighter than the provider's
+    assert told[0][2]["x-ratelimit-limit-tokens"] == "5000"
+    assert int(told[2][2]["retry-after"]) > 0
+    assert told[2][2]["x-ratelimit-reset-requests"].endswith("ms")
 
 
 async def test_wrong_token_in_openais_words(http, start_sidecar):
