@@ -48,10 +48,19 @@ async def attempt(engine: Engine, call: Call) -> None:
                     waits.append(_open_ms(engine, call, turn.candidate))
         for candidate, rule in final:  # last, since what one of a race says may hold for the other one's next try too
             _narrow(candidate, turns, rule)
+        _halt(engine, call, turns)
     if failure is None:
         raise InternalError("no candidate was tried")
     failure.retry_after_ms = min((wait for wait in waits if wait is not None), default=None)
     raise failure
+
+
+def _halt(engine: Engine, call: Call, turns: list[_Turn]) -> None:
+    """Tries that were billed count: with another one the call could cost more than any may (`limits.call_halt_usd`)."""
+    spent = sum(tried.nano_usd for tried in call.attempts)
+    if spent:
+        most = engine.settings.limits.call_halt_nano_usd
+        turns[:] = [turn for turn in turns if spent + turn.candidate.max_nano_usd <= most]
 
 
 class _Turn:

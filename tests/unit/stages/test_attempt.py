@@ -6,6 +6,7 @@ import pytest
 
 from sidecar import errors
 from sidecar.call import Chunk, Start, Usage
+from sidecar.pipeline import run
 from tests.unit.fakes import DONE, Bench, FakeProvider, caller
 
 WHOLE = (Chunk(text="b", finish="stop", usage=Usage(10, 0, 0, 0, 5, 0), last=True),)
@@ -29,6 +30,20 @@ async def test_tries_of_a_call_are_bounded_over_all_candidates():
     with pytest.raises(errors.ProviderUnavailable):
         await bench.run()
     assert (len(bench.openai.asks), len(bench.anthropic.asks)) == (4, 2)
+
+
+async def test_billed_tries_end_before_the_call_could_cost_more_than_any_may():
+    """gpt-4o's 20,000 tokens are 0.20 USD; with another try the call could come to 0.24, and its fallback is dearer."""
+    dear = (Chunk(text="a", usage=Usage(10, 0, 0, 0, 20_000, 0)), errors.StreamCut("cut"))
+    bench = Bench([dear], SIDECAR_LIMITS__CALL_HALT_USD="0.23")
+    call = bench.call(stream=False)
+    with pytest.raises(errors.StreamCut):
+        await run(bench.engine, call)
+    assert outcomes(call) == [("openai", "STREAM_CUT")]
+    assert len(bench.anthropic.asks) == 0
+    bench.assert_settled(used=20_010)
+    enough = Bench([dear, WHOLE], SIDECAR_LIMITS__CALL_HALT_USD="0.30")
+    assert [outcome for _, outcome in outcomes(await enough.run(stream=False))] == ["STREAM_CUT", "ok"]
 
 
 async def test_service_sets_its_own_figures():
