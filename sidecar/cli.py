@@ -1,4 +1,4 @@
-"""The command line: `sidecar serve`, `check`, `ask`, `cache`, `journal`, `usage`, `version`.
+"""The command line: `sidecar serve`, `check`, `ask`, `alerts`, `cache`, `journal`, `usage`, `version`.
 
 Slow imports are made by the command that needs them.
 """
@@ -62,6 +62,11 @@ def _run(arguments: argparse.Namespace) -> int:
         from sidecar.settings import load
 
         return journal(arguments.action, load(file, os.environ), arguments.data_dir)
+    if arguments.command == "alerts":
+        from sidecar.commands import alerts
+        from sidecar.settings import load
+
+        return alerts.test(load(file, os.environ))
     from sidecar import app, settings
 
     return app.serve(settings.load(file, os.environ))
@@ -78,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     journal = commands.add_parser("journal", help="look over or repair what is kept of spending, while no sidecar uses it")
     journal.add_argument("action", choices=("check", "repair"), help="repair keeps what can be read, and the damaged files beside")
     journal.add_argument("--data-dir", metavar="FOLDER", help="in place of the settings' server.data_dir")
-    for command in (serve, check, journal):
+    alerts = commands.add_parser("alerts", help="send a trial message to everybody whom [alerts] names")
+    alerts.add_argument("action", choices=("test",))
+    for command in (serve, check, journal, alerts):
         command.add_argument("--settings", metavar="FILE", help="the TOML file (default: $SIDECAR_SETTINGS, else none)")
     check.add_argument("--live", action="store_true", help="also make one tiny real call per configured provider")
     check.add_argument("--json", action="store_true", help="print the findings as JSON")

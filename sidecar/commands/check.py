@@ -7,6 +7,7 @@ that a pipeline stops for a node nobody can answer and not for a model that reti
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from datetime import date
 from importlib.util import find_spec
@@ -16,7 +17,9 @@ from typing import Literal
 from msgspec import Struct, to_builtins
 
 from sidecar import catalog as catalogs
+from sidecar.alerts import receivers
 from sidecar.catalog import Catalog
+from sidecar.errors import SettingsError
 from sidecar.policies.models import Preferences, refusals
 from sidecar.settings import PLANS, Settings, load
 
@@ -65,8 +68,21 @@ def findings(settings: Settings, catalog: Catalog, today: date) -> Iterator[Find
     yield from _plans(settings, catalog)
     if settings.usage.postgres is not None and not _is_installed("psycopg"):
         yield Finding("error", "usage.postgres", "needs the package psycopg: pip install 'llm-sidecar[postgres]'")
+    yield from _alerts(settings)
     yield from _services(settings, catalog)
     yield from _ends(settings, catalog, today)
+
+
+def _alerts(settings: Settings) -> Iterator[Finding]:
+    """Nobody to tell is worth knowing in production; `sidecar alerts test` tries those who are named."""
+    try:
+        receivers(settings, time.time_ns)
+    except SettingsError as error:
+        yield Finding("error", "alerts", str(error))
+    if not settings.alerts.is_on and settings.profile.name == "production":
+        yield Finding("note", "alerts", "nobody is told of trouble: set alerts.chat_url, alerts.webhook_url or alerts.mail.server")
+    if settings.alerts.is_on and settings.server.data_dir is None:
+        yield Finding("note", "alerts", "without server.data_dir the next process tells again what was told, and forgets what was not sent")
 
 
 def _is_installed(package: str) -> bool:

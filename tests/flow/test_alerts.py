@@ -279,7 +279,7 @@ async def test_two_pods_that_share_a_redis_tell_it_once(program, start_own, hook
         for one in pods:
             await spend(one, "other")
         async with asyncio.timeout(20):
-            while len(told := sorted(about for about in abouts(hooks) if "other" in about)) < 4:
+            while len(told := sorted(about for about in abouts(hooks) if "other" in about)) < 4:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         # What was told before needs no Redis to be remembered.
         assert told == sorted(2 * [about.replace("acme", "other") for about in (WARNED, REFUSED)])

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from tests.fakes.receivers import Hooks, Post
 from tests.fakes.running import ROOT, free_port, provider_tables
 from tests.fakes.script import Fail, Say
 
@@ -98,6 +99,30 @@ async def test_production_does_not_start_without_fallbacks(upstream, tmp_path):
     status, out, err = await sidecar_command("check", "--settings", str(settings))
     assert status == 1
     assert "core.process_definition" in out + err
+
+
+async def test_alerts_test_tries_everybody_and_says_who_did_not_take_it(tmp_path):
+    settings = tmp_path / "settings.toml"
+    async with Hooks() as hooks:
+        with Post() as post:
+            settings.write_text(
+                f'[alerts]\nchat_url = "{hooks.url}/hunter2"\nwebhook_url = "{hooks.url}/program"\nwebhook_key = "0123456789abcdef"\n'
+                f'[alerts.mail]\nserver = "{post.address}"\nencryption = "none"\nsender = "a@example.com"\nrecipients = ["b@example.com"]\n'
+            )
+            status, out, err = await sidecar_command("alerts", "test", "--settings", str(settings))
+            assert (status, out, err) == (0, "chat    took it\nwebhook took it\nmail    took it\n", "")
+            assert "this is a trial" in hooks.at("/hunter2")[0].json["text"]
+            assert hooks.at("/program")[0].json["data"]["kind"] == "trial"
+            assert "this is a trial" in post.letters[0].message["Subject"]
+            hooks.answers = [(403, {}), (403, {})]
+            status, out, err = await sidecar_command("alerts", "test", "--settings", str(settings))
+            assert (status, out, err) == (1, "chat    answers with HTTP 403\nwebhook answers with HTTP 403\nmail    took it\n", "")
+
+
+async def test_alerts_test_without_anybody_to_tell(tmp_path):
+    status, _, err = await sidecar_command("alerts", "test")
+    assert status == 2
+    assert err == "sidecar: settings: alerts: names nobody to tell, expected alerts.chat_url, alerts.webhook_url or alerts.mail.server\n"
 
 
 async def test_unknown_command():

@@ -116,6 +116,21 @@ def test_endpoints_with_keys_are_a_key(capsys: Output) -> None:
     assert lines[-1].endswith("providers configured: openai")
 
 
+def test_alerts_that_cannot_be_sent_or_remembered_are_told(capsys: Output, tmp_path: Path) -> None:
+    assert any(
+        line.startswith("note    alerts: nobody is told of trouble")
+        for line in run(capsys, ALL | {"SIDECAR_PROFILE__NAME": "production"})[1]
+    )
+    hook = ALL | {"SIDECAR_ALERTS__CHAT_URL": "https://hooks.example.com/T0/hush-hook"}
+    status, lines = run(capsys, hook)
+    assert status == 0
+    assert any(line.startswith("note    alerts: without server.data_dir") for line in lines)
+    status, lines = run(capsys, hook | {"SIDECAR_ALERTS__CA_FILE": f"{tmp_path}/none.pem"})
+    assert status == 1
+    assert f"error   alerts: SIDECAR_ALERTS__CA_FILE: cannot read certificates from {tmp_path}/none.pem: No such file or directory" in lines
+    assert "hush" not in "".join(lines)
+
+
 def test_names_that_fit_nothing_are_noted(capsys: Output) -> None:
     _, lines = run(capsys, ALL | {"ORACEL_LLM_MODEL": "gpt-4o", "MODEL_RAG_ANSWER": "gpt-4o"})
     known = "core, oracle, synapse, vision, weaver"

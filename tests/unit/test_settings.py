@@ -321,7 +321,8 @@ def test_secrets_of_alerts_come_from_variables_too_and_are_never_shown(tmp_path:
 
 
 def test_alerts_that_go_unencrypted_are_told_of(tmp_path: Path) -> None:
-    text = '[alerts]\nchat_url = "http://chat.example.com/hooks/hunter2"\nwebhook_url = "http://127.0.0.1:9/"\nwebhook_key = "0123456789abcdef"\n'
+    local = 'webhook_url = "http://127.0.0.1:9/"\nwebhook_key = "0123456789abcdef"\n'
+    text = f'[alerts]\nchat_url = "http://chat.example.com/hooks/hunter2"\n{local}'
     (notice,) = from_text(tmp_path, text).notices
     assert "alerts.chat_url: alerts go over the network unencrypted" in notice
     assert "hunter2" not in notice
