@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from importlib.resources import files
 from typing import Any
 
 import grpc
@@ -392,6 +393,10 @@ async def test_the_example_of_its_documentation(sidecar):
     assert '"127.0.0.1:50051"' in program
     said = await _output("-c", program.replace("127.0.0.1:50051", sidecar.target))
     assert said == "Hello, world!\n2\nHello, world!"
+
+
+async def test_type_checkers_may_rely_on_its_types():
+    assert files("sidecar").joinpath("py.typed").is_file()  # PEP 561; without it they take everything for Any
 
 
 async def test_it_brings_nothing_of_the_server_along():
