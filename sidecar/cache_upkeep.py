@@ -12,7 +12,7 @@ from prometheus_client import Gauge
 from sidecar.caching import forget
 from sidecar.engine import Engine
 from sidecar.errors import StoreFailed
-from sidecar.store.cache_entry import vault_of
+from sidecar.store.cache_entry import Entry, vault_of
 from sidecar.store.cache_file import CacheFile
 from sidecar.store.cache_invalidation import Invalidation
 from sidecar.store.cache_shared import SharedAnswers
@@ -80,6 +80,7 @@ class CacheStores:
             wall_ns=engine.wall_ns,
             random=engine.random,
             hear=hear,
+            brought=lambda entry: _bring(engine, entry),
             floor=engine.answers.invalidations.raise_floor,
             tell=self._tell_shared,
             garbled=self._tell_garbled,
@@ -166,3 +167,9 @@ class CacheStores:
             self._garbled.add(why)
             told = f"an entry of the cache cannot be read ({why}), and is as good as not there; more like it are not told of"
             self._engine.meter.event("alert", told, "warning", key="cache garbled")
+
+
+def _bring(engine: Engine, entry: Entry) -> None:
+    """Remember what another pod has kept, unless it is here already."""
+    if engine.answers.old(entry.digest, engine.clock_ns()) is None:
+        engine.answers.take_in(entry, engine.clock_ns())

@@ -16,7 +16,7 @@ from sidecar.counting import count_embed
 from sidecar.engine import Engine
 from sidecar.errors import StoreFailed
 from sidecar.policies.cache_keys import Key, key_of, vector_keys
-from sidecar.policies.cache_rules import Rule, may_keep, rule_of
+from sidecar.policies.cache_rules import Rule, life_ms, may_keep, rule_of
 from sidecar.policies.cache_similar import Likely
 from sidecar.store.answers import Found
 from sidecar.store.cache_entry import Entry, Named
@@ -328,6 +328,7 @@ def _entry(engine: Engine, call: Call, caching: Caching) -> Entry:
     request, answer, served = call.request, call.answer, call.served
     assert isinstance(request, GenerateRequest)  # noqa: S101
     assert answer is not None and served is not None and answer.finish is not None  # noqa: S101, PT018  (`may_keep` has said so)
+    life = life_ms(call, caching.rule, engine.settings.cache)
     named = Named(call.tenant, call.user, call.service, call.node_name, _model(served), request.prompt_name, request.prompt_version)
     return Entry(
         digest=caching.key.digest,
@@ -335,8 +336,8 @@ def _entry(engine: Engine, call: Call, caching: Caching) -> Entry:
         named=named,
         call_id=call.id,
         kept_ms=engine.wall_ns() // 1_000_000,
-        life_ms=caching.rule.life_ms,
-        keep_ms=caching.rule.keep_ms,
+        life_ms=life,
+        keep_ms=life + caching.rule.more_ms,
         generation=caching.generation,
         nano_usd=next((tried.nano_usd for tried in reversed(call.attempts) if tried.outcome == "ok"), 0),
         text=answer.text,

@@ -11,6 +11,7 @@ from sidecar.edge.wire import duration, generate_request
 from sidecar.engine import Engine
 from sidecar.errors import InvalidRequest
 from sidecar.pipeline import plan
+from sidecar.policies.cache_rules import life_ms
 from sidecar.policies.cache_similar import Likely
 from sidecar.stages.identify import checked_name
 from sidecar.store.cache_invalidation import Invalidation
@@ -55,7 +56,7 @@ class CacheOps:
             )
             if found.rule is not None and found.key is not None:
                 response.reads, response.writes = found.rule.reads, found.rule.writes
-                response.life.CopyFrom(duration(found.rule.life_ms / 1000))
+                response.life.CopyFrom(duration(life_ms(call, found.rule, engine.settings.cache) / 1000))
                 response.key, response.partition = found.key.digest.hex(), found.key.partition.hex()
             if found.exact is not None:
                 response.exact.CopyFrom(_candidate(found.exact))

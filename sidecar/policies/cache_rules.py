@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Literal
 
 from msgspec import Struct
@@ -13,12 +14,16 @@ from sidecar.settings.caching import CacheSettings, NodeCache
 _NODE = NodeCache()  # of calls that name no node
 
 # Words that make an answer old soon. English ones whole, Korean ones with whatever is written onto them.
-_TIME_WORDS = re.compile(
-    r"\b(?:now|today|tonight|tomorrow|yesterday|currently?|latest|newest|recent(?:ly)?|right away|so far|as of|up[- ]to[- ]date"
-    r"|(?:this|last|next) (?:hour|morning|afternoon|evening|night|week|weekend|month|quarter|year))\b"
-    r"|지금|현재|오늘|내일|어제|그제|모레|방금|최근|최신|이번|지난|다음\s?(?:주|달|해|분기)|올해|작년|내년",
-    re.IGNORECASE,
+_TIME_WORDS = frozenset(
+    ("now", "today", "tonight", "tomorrow", "yesterday", "current", "currently", "latest", "newest", "recent", "recently", "nowadays")
 )
+_NEAR = frozenset(("this", "last", "next", "past"))
+_SPANS = frozenset(
+    ("minute", "minutes", "hour", "hours", "morning", "afternoon", "evening", "night", "day", "days", "week", "weeks", "weekend", "month")
+    + ("months", "quarter", "quarters", "year", "years")
+)
+_KOREAN = re.compile("지금|현재|오늘|내일|어제|그제|모레|방금|최근|최신|이번|지난|다음\\s?(?:주|달|해|분기)|올해|작년|내년")
+_WORDS = re.compile("[a-z]+")
 _LOOKED_AT = 20_000  # characters at either end of a question
 
 
@@ -30,7 +35,7 @@ class Rule(Struct, frozen=True, gc=False):
     must: bool  # an answer from memory or none
     scope: Literal["user", "tenant"]
     life_ms: int
-    keep_ms: int  # for how long it is kept: longer than its life where an old answer is better than none
+    more_ms: int  # for which it is kept beyond its life, where an old answer is better than none
     tool_calls: bool
     stale: bool  # when every model has failed, an old answer is better than none
     semantic: Literal["off", "shadow", "on"]
@@ -51,19 +56,24 @@ def rule_of(call: Call, settings: CacheSettings) -> Rule | None:
     if mode in ("", "off", "bypass"):
         return None
     life_ms = node.ttl_ms or settings.ttl_ms
-    if isinstance(request, GenerateRequest) and life_ms > settings.time_words_ttl_ms and has_time_words(last_turn(call)):
-        life_ms = settings.time_words_ttl_ms
     return Rule(
         reads=mode in ("default", "only"),
         writes=mode in ("default", "refresh", "keep"),
         must=mode == "only",
         scope=node.scope,
         life_ms=life_ms,
-        keep_ms=life_ms + (settings.stale_ms if node.stale else 0),
+        more_ms=settings.stale_ms if node.stale else 0,
         tool_calls=node.tool_calls,
         stale=node.stale and mode in ("default", "keep"),
         semantic=node.semantic,
     )
+
+
+def life_ms(call: Call, rule: Rule, settings: CacheSettings) -> int:
+    """How long this call's answer may be given again: less where its question says when."""
+    if rule.life_ms > settings.time_words_ttl_ms and has_time_words(last_turn(call)):
+        return settings.time_words_ttl_ms
+    return rule.life_ms
 
 
 def may_keep(call: Call, rule: Rule) -> bool:
@@ -83,7 +93,12 @@ def last_turn(call: Call) -> str:
 def has_time_words(text: str) -> bool:
     if len(text) > 2 * _LOOKED_AT:
         text = f"{text[:_LOOKED_AT]} {text[-_LOOKED_AT:]}"
-    return _TIME_WORDS.search(text) is not None
+    if not text.isascii() and _KOREAN.search(text) is not None:
+        return True
+    words = _WORDS.findall(text.lower())
+    if not _TIME_WORDS.isdisjoint(words):
+        return True
+    return not _NEAR.isdisjoint(words) and any(near in _NEAR and span in _SPANS for near, span in pairwise(words))
 
 
 def _temperature(call: Call, request: GenerateRequest) -> float:

@@ -63,6 +63,8 @@ def _similar(engine: Engine, call: Call, caching: Caching) -> tuple[Found, Recal
     rule, judge = caching.rule, engine.similar.judge
     if rule.semantic == "off":
         return None
+    if engine.answers.shared is not None and caching.key.is_similar:
+        engine.answers.shared.want(caching.key.partition)
     likely = best(similar(engine, call, caching), acceptance(engine, call), most_age_ns(call))
     if likely is None:
         return None

@@ -58,6 +58,9 @@ class Shared(Elsewhere, Protocol):
     async def fetch(self, digest: bytes) -> Entry | None:
         """What is kept there, if it says so in time."""
 
+    def want(self, partition: bytes) -> None:
+        """Bring what other pods have kept in this partition, for the next call."""
+
     async def say(self, one: Invalidation) -> Invalidation | None:
         """Tell all pods; returns it with its number, None: it will be told later."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -33,6 +34,10 @@ _MOST_WAITING: Final = 4 * 1024 * 1024  # bytes to be written
 _AT_ONCE: Final = 50
 _LATE_IN_A_ROW: Final = 5  # reads, until it is left alone
 _LEFT_ALONE_S: Final = 1.0
+_PARTITION_S: Final = 2.0  # between two looks at what other pods have kept in one partition
+_MOST_PARTITIONS: Final = 10_000
+_LISTED: Final = 1_000  # of a partition
+_BROUGHT: Final = 200  # at once
 _MOST_RULES: Final = 1_000
 _KEEP_RULES_MS: Final = 63 * 86_400_000  # longer than the longest life of an entry, and the longest after that
 _SCRIPT: Final = Path(__file__).with_name("cache_invalidate.lua")
@@ -58,17 +63,20 @@ class SharedAnswers:
         random: Callable[[], float],
         hear: Callable[[Invalidation], Coroutine[Any, Any, None]],
         floor: Callable[[int], None],
+        brought: Callable[[Entry], None],
         tell: Callable[[str], None],
         garbled: Callable[[str], None],
     ) -> None:
         """`hear` is told of each invalidation, this pod's own too; `floor`: what is older than this is gone, whatever it is.
 
-        `tell` is told once for each change what is wrong, "" if nothing is; `garbled` why an entry could not be read.
+        `brought` takes what other pods have kept in a partition that is wanted. `tell` is told once for each change what is wrong, "" if
+        nothing is; `garbled` why an entry could not be read.
         """
         self._client = client
         self._vault = vault
         self._address = address
         self._entries = f"{prefix}:cache:e:"
+        self._questions = f"{prefix}:cache:q:"
         self._rules = f"{{{prefix}:cache}}:rules"  # the braces keep them together in a cluster
         self._floor = f"{{{prefix}:cache}}:floor"
         self._channel = f"{prefix}:cache"
@@ -77,11 +85,14 @@ class SharedAnswers:
         self._random = random
         self._hear = hear
         self._set_floor = floor
+        self._brought = brought
         self._tell = tell
         self._garbled = garbled
         self._script = client.register_script(_SCRIPT.read_text())
         self._waiting: dict[bytes, tuple[Entry, bytes]] = {}
         self._waiting_bytes = 0
+        self._partitions: OrderedDict[bytes, tuple[int, float]] = OrderedDict()  # the latest that came, and when to look again
+        self._wanted: set[bytes] = set()
         self._unsaid: list[Invalidation] = []  # while Redis is away
         self._something = asyncio.Event()
         self._told: bool | None = None
@@ -145,6 +156,47 @@ class SharedAnswers:
 
     def gone(self, digests: list[bytes]) -> None:
         """Redis has room of its own."""
+
+    def want(self, partition: bytes) -> None:
+        """A similar question is looked for in this partition: bring what other pods have kept in it, off the call's path.
+
+        Each pod's own verifier decides on what has come; the next call finds it.
+        """
+        now = asyncio.get_running_loop().time()
+        last_ms, next_look = self._partitions.get(partition, (0, 0.0))
+        if self._vault is None or not self.is_up or now < next_look:
+            return
+        self._partitions[partition] = (last_ms, now + _PARTITION_S)
+        self._partitions.move_to_end(partition)
+        if len(self._partitions) > _MOST_PARTITIONS:
+            self._partitions.popitem(last=False)
+        self._wanted.add(partition)
+        self._something.set()
+
+    async def _bring(self, partition: bytes) -> None:
+        """The latest of a partition that have not come before."""
+        assert self._vault is not None  # noqa: S101
+        client: Any = self._client
+        last_ms, next_look = self._partitions.get(partition, (0, 0.0))
+        listed = await client.zrevrangebyscore(self._partition(partition), "+inf", f"({last_ms}", start=0, num=_BROUGHT, withscores=True)
+        if not listed:
+            return
+        self._partitions[partition] = (int(listed[0][1]), next_look)
+        values = await client.mget([self._entries + name.hex() for name, _ in listed])
+        for (name, _), sealed in zip(reversed(listed), reversed(values), strict=True):
+            if sealed is None:
+                continue
+            try:
+                entry = self._vault.entry(name, sealed)
+            except Unreadable as error:
+                self._garbled(str(error))
+                continue
+            if entry.partition == partition:
+                self._brought(entry)
+
+    def _partition(self, partition: bytes) -> str:
+        assert self._vault is not None  # noqa: S101
+        return f"{self._questions}{self._vault.name(partition).hex()}"
 
     # --- invalidation -------------------------------------------------------------------------------------------------------------
 
@@ -277,6 +329,9 @@ class SharedAnswers:
             await self._something.wait()
             async with asyncio.timeout(_ANSWER_S):
                 await self._write_all()
+            while self._wanted:
+                async with asyncio.timeout(_ANSWER_S):
+                    await self._bring(self._wanted.pop())
 
     async def _write_all(self) -> None:
         self._something.clear()
@@ -297,7 +352,16 @@ class SharedAnswers:
                 if left_ms > 0:
                     name = self._vault.name(entry.digest)
                     words.set(self._entries + name.hex(), self._vault.seal(name, data), px=left_ms)
+                    if entry.question:
+                        self._list(words, entry, name, left_ms)
             await words.execute()
+
+    def _list(self, words: Any, entry: Entry, name: bytes, left_ms: int) -> None:
+        """Among its partition's latest, for pods that look for similar questions."""
+        key = self._partition(entry.partition)
+        words.zadd(key, {name: entry.kept_ms})
+        words.zremrangebyrank(key, 0, -_LISTED - 1)
+        words.pexpire(key, left_ms)
 
     def _turn(self, problem: str) -> None:
         self.is_up = not problem

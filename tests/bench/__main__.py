@@ -23,7 +23,8 @@ from tests.bench.processes import ROOT
 from tests.bench.table import Row, markdown
 
 _RESULTS = Path(__file__).with_name("RESULTS.md")
-_OTHERS = ("bench_tokens", "bench_core", "bench_resilience", "bench_usage")  # programs of their own, which print their own tables
+# Programs of their own, which print their own tables.
+_OTHERS = ("bench_tokens", "bench_core", "bench_resilience", "bench_usage", "bench_cache")
 
 
 def main() -> int:

@@ -19,7 +19,7 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
 def handlers(session: aiohttp.ClientSession, upstream: str) -> grpc.GenericRpcHandler:
-    """`Unary` and `Stream`, both forwarding to the chat path, and `Embed`."""
+    """`Unary` and `Stream`, both forwarding to the chat path, `Embed`, and `Empty`, which answers nothing at once."""
 
     async def post(path: str, body: bytes) -> bytes:
         async with session.post(f"{upstream}{path}", data=body, headers={"Content-Type": "application/json"}) as response:
@@ -27,6 +27,9 @@ def handlers(session: aiohttp.ClientSession, upstream: str) -> grpc.GenericRpcHa
 
     async def unary(request: bytes, _: Context) -> bytes:
         return await post("/v1/chat/completions", request)
+
+    async def empty(request: bytes, _: Context) -> bytes:
+        return b""
 
     async def embed(request: bytes, _: Context) -> bytes:
         return await post("/v1/embeddings", request)
@@ -38,6 +41,7 @@ def handlers(session: aiohttp.ClientSession, upstream: str) -> grpc.GenericRpcHa
                 await context.write(data)
 
     methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "Empty": grpc.unary_unary_rpc_method_handler(empty),
         "Unary": grpc.unary_unary_rpc_method_handler(unary),
         "Embed": grpc.unary_unary_rpc_method_handler(embed),
         "Stream": grpc.unary_stream_rpc_method_handler(stream),

@@ -173,6 +173,29 @@ async def test_one_pod_answers_what_another_was_asked(pod, server, upstream, mod
         assert 3_500_000 < await client.pttl(keys[0]) <= 3_600_000
 
 
+async def test_questions_of_other_pods_are_considered_too(pod, server, upstream, model):
+    table = '[nodes.flow.chain.cache]\nsemantic = "shadow"\n'
+    first, second = await pod(table), await pod(table)
+    await first.llm.Generate(ask("How do I reset my password?", node="flow.chain", tenant="acme"))
+    alike = {"prompt": "how do i reset my password", "node": "flow.chain"}
+
+    async def found(**fields: object) -> list[str]:
+        await second.llm.Generate(ask(**alike | {"tenant": "acme", "cache": pb.CachePolicy(mode=DEFAULT)} | fields))
+        request = cache_pb2.CacheLookupRequest(generate=ask(**alike | {"tenant": "acme"} | fields))
+        return [one.source_call_id for one in (await second.ops.CacheLookup(request)).candidates]
+
+    async with asyncio.timeout(20):
+        number = 0
+        while not await found():
+            number += 1
+            alike["prompt"] = f"how do i reset my password{'?' * number}"  # not asked before, so that similar ones are looked for
+            await asyncio.sleep(0.1)
+    assert await found(tenant="other", prompt="how do i reset my password!") == []
+    async with redis.Redis(port=server.port) as client:
+        for key in await client.keys("sidecar:cache:q:*"):
+            assert 0 < await client.pttl(key) <= 3_600_000
+
+
 SELECTORS = {
     "tenant": ({"tenant": "acme"}, {"tenant": "acme"}, {"tenant": "other"}),
     "user": ({"tenant": "acme", "user": "kim"}, {"tenant": "acme", "user": "kim"}, {"tenant": "acme", "prompt": "2"}),

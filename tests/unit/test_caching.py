@@ -117,7 +117,16 @@ def test_partition_is_all_but_the_last_user_turn():
 
 
 @pytest.mark.parametrize(
-    "text", ["what is it today?", "the LATEST figures", "지금 몇 시야", "오늘의 매출", "sales this  week".replace("  ", " ")]
+    "text",
+    [
+        "what is it today?",
+        "the LATEST figures",
+        "in the last 5 days",
+        "over the past days",
+        "지금 몇 시야",
+        "오늘의 매출",
+        "sales this  week".replace("  ", " "),
+    ],
 )
 def test_time_words(text):
     assert has_time_words(text)

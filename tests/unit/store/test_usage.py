@@ -20,10 +20,11 @@ from sidecar.errors import SettingsError, StoreFailed
 from sidecar.settings import load
 from sidecar.store import usage as usage_module
 from sidecar.store import usage_reports as reports
+from sidecar.store import usage_sql as sql
 from sidecar.store.usage import UsageLog
 from sidecar.store.usage_file import FILE, UsageFile
 from sidecar.store.usage_postgres import UsagePostgres, require_package
-from sidecar.store.usage_rows import SUMS, BadRow, Row
+from sidecar.store.usage_rows import COLUMNS, DAY_KEYS, SUMS, BadRow, Row
 from tests.fakes.postgres import HOW, Postgres, programs
 from tests.fakes.running import free_port
 from tests.unit.fakes import Bench
@@ -182,6 +183,23 @@ def test_a_file_that_cannot_be_used_says_why(tmp_path):
         file.execute("PRAGMA user_version = 99")
     with pytest.raises(StoreFailed, match="a later version"):
         UsageFile(later)
+
+
+def test_file_of_an_older_version_goes_on_with_its_rows(tmp_path):
+    columns = [name for name in COLUMNS if name != "answer_saved_nano_usd"]
+    row = a_row(1, cost_nano_usd=5)
+    with sqlite3.connect(tmp_path / FILE) as file:
+        file.execute(sql.calls_table("PRIMARY KEY (id)").replace(", answer_saved_nano_usd BIGINT", ""))
+        file.execute(sql.days_table().replace(", answer_saved_nano_usd BIGINT NOT NULL DEFAULT 0", ""))
+        values = [getattr(row, name) for name in columns]
+        file.execute(f"INSERT INTO llm_calls ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", values)
+        days = {name: getattr(row, name) for name in DAY_KEYS} | {"calls": 1, "cost_nano_usd": 5}
+        file.execute(f"INSERT INTO llm_days ({', '.join(days)}) VALUES ({', '.join('?' * len(days))})", [*days.values()])
+        file.execute("PRAGMA user_version = 1")
+    new = InFile(tmp_path)
+    new.add([a_row(2, cost_nano_usd=0, cache="exact", answer_saved_nano_usd=5)])
+    assert (total(new)["cost_nano_usd"], total(new)["answer_saved_nano_usd"], total(new)["cached"]) == (5, 5, 1)
+    assert len(listed(new)) == 2
 
 
 def test_a_sum_beyond_64_bits_is_refused_and_never_a_float(tmp_path):
