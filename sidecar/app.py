@@ -61,6 +61,7 @@ from sidecar.policies.endpoints import Endpoints
 from sidecar.policies.health import Health
 from sidecar.policies.latencies import Latencies
 from sidecar.policies.models import Preferences, refusals
+from sidecar.policies.prompt_prefixes import PromptPrefixes
 from sidecar.policies.quotas import Quotas
 from sidecar.policies.retries import Retries
 from sidecar.policies.runs import summary
@@ -338,6 +339,7 @@ def make_engine(
         health=health,
         latencies=Latencies(),
         quotas=Quotas(),
+        prefixes=PromptPrefixes(settings),
         admission=admission,
         answers=answers,
         flights=Flights(),

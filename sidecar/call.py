@@ -186,6 +186,7 @@ class GenerateAsk(Struct, frozen=True):
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice | None = None
     options: Mapping[str, Any] = {}  # provider_options: merged into the top level of the body as they are, and win
+    cache_marks: tuple[int, ...] = ()  # blocks (system texts, then all other parts, without empty texts) behind which to keep it; -1: tools
 
 
 class EmbedAsk(Struct, frozen=True):

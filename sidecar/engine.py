@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sidecar.policies.health import Health
     from sidecar.policies.latencies import Latencies
     from sidecar.policies.models import Preferences
+    from sidecar.policies.prompt_prefixes import PromptPrefixes
     from sidecar.policies.quotas import Quotas
     from sidecar.policies.retries import Retries
     from sidecar.policies.sharing import Sharing
@@ -57,6 +58,7 @@ class Engine(Struct, frozen=True):
     health: Health
     latencies: Latencies
     quotas: Quotas
+    prefixes: PromptPrefixes
     admission: Admission
     answers: Answers
     flights: Flights[Landed]

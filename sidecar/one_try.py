@@ -263,14 +263,20 @@ class Try:
             # What is held back can still be mended, so the next candidate's share is kept for it.
             silence.until = min(now() + idle_s, whole, share if send is None else inf)
 
+        ask = _written(call, candidate, request)
+        prompt = self._engine.prefixes.of(call, candidate, ask, self._engine.clock_ns())
+        if prompt is not None and prompt.marks:
+            ask = replace(ask, cache_marks=prompt.marks)
         silence = TimeLimit(min(first, headers))
         try:
             with silence:
-                await candidate.provider.generate(_written(call, candidate, request), emit)
+                await candidate.provider.generate(ask, emit)
         except TimeoutError:
             ended = now() + _GRAIN_S
             is_shared = ended >= share and (send is None or not begun)
             raise self._too_slow(ended - began, is_shared, begun=begun, headed=headed, is_whole=ended >= whole) from None
+        if prompt is not None:
+            self._engine.prefixes.sent(prompt, self._engine.clock_ns())
         answer.prove(candidate.model.provider, may_be_empty=bool(request.stop))
         if strict and answer.finish not in _NO_ANSWER and call.response_format is not None and call.response_format.schema is not None:
             schemas.require_fit(answer.text, call.response_format.schema, candidate.model.id)

@@ -57,18 +57,18 @@ class Prices(Struct, frozen=True, gc=False):
         flat = at.call + images * at.image if (at.call or at.image) and (writes or any(given)) else 0
         return flat - (-pico // 1000)
 
-    def most(self, input_tokens: int, output_tokens: int, images: int = 0, *, writes: bool = False) -> int:
+    def most(self, input_tokens: int, output_tokens: int, images: int = 0, *, writes: Literal["", "5m", "1h"] = "") -> int:
         """The most nano-USD that a call costs whose input and output (reasoning too) are at most so many tokens.
 
-        `writes`: it may write to its provider's cache, which is dearer and only done on request. Prices of long calls count where the
-        input may be that long, also where they are lower.
+        `writes`: it may write to its provider's cache, for so long at most, which is dearer and only done on request. Prices of long calls
+        count where the input may be that long, also where they are lower.
         """
         reach = [self, *(dearer for least, dearer in self.over if input_tokens > least)] if self.over else (self,)
         found = 0
         for at in reach:
             entry = max(at.input, at.cached_input)
             if writes:
-                entry = max(entry, at.cache_write_5m, at.cache_write_1h)
+                entry = max(entry, at.cache_write_5m, at.cache_write_1h if writes == "1h" else 0)
             pico = input_tokens * entry + output_tokens * max(at.output, at.reasoning)
             found = max(found, at.call + images * at.image - (-pico // 1000))
         return found
@@ -97,6 +97,7 @@ class Model(Struct, frozen=True):
     tier: str = "standard"  # cheap, standard, strong
     requests_per_minute: int | None = None  # the provider's quota; None: the sidecar does not limit it
     tokens_per_minute: int | None = None
+    cache_min_tokens: int | None = None  # the shortest prefix that its provider keeps on request; None: it is not asked to
     is_listed: bool = True
 
 
@@ -124,6 +125,7 @@ class Node(Struct, frozen=True):
     hedge_after_ms: int | None = None  # None: the first candidate's own p95
     complexity: Literal["", "low", "medium", "high", "estimate"] = ""  # of a call that does not say
     cache: NodeCache = NodeCache()
+    prompt_caching: Literal["", "auto", "off"] = ""  # "": as its service says
     is_listed: bool = True
 
 

@@ -133,6 +133,7 @@ def _model(name: str, row: ModelRow, settings: Settings) -> Model:
         tier=row.tier or "standard",
         requests_per_minute=row.requests_per_minute,
         tokens_per_minute=row.tokens_per_minute,
+        cache_min_tokens=row.cache_min_tokens,
     )
 
 
@@ -171,6 +172,7 @@ def _nodes(shipped: Mapping[str, Mapping[str, NodeRow]], own: Mapping[str, Mappi
                     hedge_after_ms=row.hedge_after_ms,
                     complexity=row.complexity or "",
                     cache=row.cache or NodeCache(),
+                    prompt_caching=row.prompt_caching or "",
                 ),
             )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec.structs import replace
 
 from sidecar.billing import images, may_write
@@ -60,7 +62,7 @@ def choose(engine: Engine, call: Call) -> None:
             tokens,
             estimated,
             most,
-            model.prices.most(tokens, most, images(call) if model.prices.image else 0, writes=may_write(call)),
+            model.prices.most(tokens, most, images(call) if model.prices.image else 0, writes=_writes(engine, call, model, tokens)),
             fallback=choice.fallback,
         )
         if candidate.max_nano_usd > most_nano_usd:
@@ -129,6 +131,11 @@ def _complexity(call: Call) -> Complexity:
         return said
     is_strict = call.response_format is not None and call.response_format.strict
     return estimate(call.messages, has_tools=bool(request.tools), is_strict=is_strict)
+
+
+def _writes(engine: Engine, call: Call, model: Model, tokens: int) -> Literal["", "5m", "1h"]:
+    """For how long, at most, the prompt may be written to its provider's cache: a caller's own options may say an hour."""
+    return "1h" if may_write(call) else "5m" if engine.prefixes.may_mark(call, model, tokens) else ""
 
 
 def _at_endpoints(engine: Engine, call: Call, candidate: Candidate, choice: Choice) -> list[Candidate]:

@@ -53,7 +53,9 @@ def test_nothing_costs_more_than_the_most(
 ) -> None:
     usage = Usage(fresh, cached, written, min(written, hourly), output, reasoning)
     entry, exit_ = fresh + cached + written, output + reasoning
-    assert priced.cost(usage, images) <= priced.most(entry + more_in, exit_ + more_out, images, writes=True)
+    assert priced.cost(usage, images) <= priced.most(entry + more_in, exit_ + more_out, images, writes="1h")
+    short = Usage(fresh, cached, written, 0, output, reasoning)
+    assert priced.cost(short, images) <= priced.most(entry, exit_, images, writes="5m")
     unwritten = Usage(fresh, cached, 0, 0, output, reasoning)
     assert priced.cost(unwritten, images) <= priced.most(fresh + cached, exit_, images)
 
@@ -128,7 +130,7 @@ def test_or_it_is_counted_at_its_providers_dearest_and_says_so() -> None:
     assert (found.is_known, found.is_estimated) == (True, True)
     for model in own.models.values():
         if model.provider == "openai":
-            assert found.most(300_000, 1_000, writes=True) >= model.prices.most(300_000, 1_000, writes=True)
+            assert found.most(300_000, 1_000, writes="1h") >= model.prices.most(300_000, 1_000, writes="1h")
     assert any(notice.startswith("gpt_9 has no price of its own and is counted at its provider's dearest") for notice in own.notices)
 
 
