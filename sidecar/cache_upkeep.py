@@ -146,11 +146,13 @@ class CacheStores:
         return told
 
     def _tell_file(self, problem: str) -> None:
-        self._turn("cache file", problem, f"answers are not kept: {problem}", "answers are kept again in the file")
+        self._turn("cache file", problem, f"the cache: answers are not kept: {problem}", "the cache: answers are kept again in the file")
 
     def _tell_shared(self, problem: str) -> None:
-        told = f"{problem}; until that is mended, pods do not share answers, and learn of invalidations only afterwards"
-        self._turn("cache redis", problem, told, "redis answers: pods share what is in the cache")
+        share = "do not share answers, and " if self._engine.settings.cache.shared else ""
+        told = f"the cache: {problem}; until that is mended, pods {share}learn only afterwards of what is invalidated"
+        does = "share answers, and learn at once" if share else "learn at once"
+        self._turn("cache redis", problem, told, f"the cache: redis answers: pods {does} of what is invalidated")
 
     def _turn(self, key: str, problem: str, told: str, mended: str) -> None:
         engine = self._engine

@@ -121,7 +121,10 @@ def _line(call: Call, duration_s: float, unix_s: float, *, content: bool) -> byt
         line["fallback"] = True
     if call.recalled is not None:
         line["cache"], line["cache_source"] = call.recalled.kind, call.recalled.source
-        line["saved_nano_usd"] = call.recalled.saved_nano_usd
+        line["saved_nano_usd"] = call.saved_nano_usd
+    elif call.caching is not None and call.caching.would_be is not None:
+        would_be = call.caching.would_be  # a similar answer that was not given
+        line["cache_would_be"], line["cache_score"] = would_be.entry.call_id, round(would_be.score, 4)
     if len(call.attempts) > 1 or error is not None:
         line["attempts"] = [f"{t.candidate.model.id}: {t.outcome}" for t in call.attempts]
     if content:

@@ -131,7 +131,8 @@ class Metrics:
             kind = "joined" if how.joined else how.kind
             series.cached[kind] = series.cached.get(kind, 0) + 1
         elif call.caching is not None and call.caching.rule.reads:
-            series.cached["miss"] = series.cached.get("miss", 0) + 1
+            missed = "miss" if call.caching.would_be is None else "shadow"
+            series.cached[missed] = series.cached.get(missed, 0) + 1
         series.saved += call.saved_nano_usd
         # A caller's own mistake or change of mind is no error of ours or a provider's.
         failed = call.error is not None and not isinstance(call.error, RequestError | Cancelled)
@@ -154,7 +155,10 @@ class _Calls(Collector):
         used = CounterMetricFamily("llm_token_usage", "Tokens processed; cached and written ones are in.", labels=(*_WHERE, "direction"))
         cost = CounterMetricFamily("llm_cost_nano_usd", "What calls cost, in billionths of a US dollar.", labels=_WHERE)
         fallbacks = CounterMetricFamily("llm_fallback", "Calls that another model than the first choice answered.", labels=_WHERE)
-        help_text = "Calls that may be answered from memory: exact, semantic, stale, joined (waited for an identical call), miss."
+        help_text = (
+            "Calls that may be answered from memory: exact, semantic, stale, joined (waited for an identical call), shadow (a similar "
+            "answer was not given), miss."
+        )
         cached = CounterMetricFamily("llm_cache", help_text, labels=(*_WHERE, "kind"))
         saved = CounterMetricFamily("llm_cache_saved_nano_usd", "What answers from memory had cost when they were made.", labels=_WHERE)
         for where, series in list(self._series.items()):  # a copy: this runs in a thread of its own

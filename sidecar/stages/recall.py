@@ -70,6 +70,7 @@ def _similar(engine: Engine, call: Call, caching: Caching) -> tuple[Found, Recal
         return None
     if rule.semantic == "on" and judge is not None and judge.may_give(call, likely):
         judge.gave(call, likely)
+        engine.answers.find(likely.entry.digest, engine.clock_ns(), most_age_ns(call))  # it was wanted, and is worth its room
         return Found(likely.entry, likely.age_ns), semantic(likely)
     caching.would_be = likely
     return None

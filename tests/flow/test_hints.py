@@ -59,7 +59,7 @@ async def until_up(sidecar: Sidecar, up: float = 1.0, within_s: float = 30) -> N
 
 
 async def notices(sidecar: Sidecar) -> list[str]:
-    return [n for n in (await sidecar.ops.GetStatus(ops_pb2.GetStatusRequest())).notices if "redis" in n]
+    return [n for n in (await sidecar.ops.GetStatus(ops_pb2.GetStatusRequest())).notices if "failing providers" in n]
 
 
 async def told(sidecar: Sidecar) -> list[str]:

@@ -602,6 +602,7 @@ async def test_in_shadow_without_a_judge_or_unproven_nothing_similar_is_given(en
     await bench.run(ask(ASKED))
     call = await bench.run(ask(ALIKE))
     assert (call.recalled, call.answer.text) == (None, "new")
+    assert hits(bench) == {"miss": 1, "shadow": 1}
     if judge is not None:
         assert (judge.gave_calls, judge.audits) == ([], [("old", "new")])
 
