@@ -41,6 +41,7 @@ def _post(engine: Engine, call: Call, reservation: int) -> None:
     if not used and not call.nano_usd:
         engine.ledger.void(reservation, now_ns)
         return
+    engine.usage.note(call, engine.clock_ns() / 1e9 - call.arrived)
     posting = engine.ledger.post(reservation, call.nano_usd, used, now_ns, call.id)
     for account in posting.warnings:
         engine.meter.budget(*engine.budgets.reached(account, engine.ledger.balance(account, now_ns), now_ns))

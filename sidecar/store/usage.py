@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from sidecar.days import Days, zone_of
 from sidecar.errors import StoreFailed
 from sidecar.settings import Settings
-from sidecar.store.usage_rows import BadRow, Ended, Row, ended, row
+from sidecar.store.usage_rows import BadRow, Ended, Row, ended, note, row, row_of_note
+from sidecar.store.usage_shield import Shield
 
 if TYPE_CHECKING:
     from sidecar.call import Call
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NOT_KEPT: Final = "no usage log is kept: set server.data_dir to a folder"
-_GATHER_S: Final = 0.2  # what a killed process can lose, with the time that one write takes
+_GATHER_S: Final = 0.2
 _MOST_WAITING: Final = 10_000  # about 10 MB, when the disk is full
 _BATCH: Final = 500
 _RETRY_S: Final = (1.0, 15.0)  # pauses after a failure: at first, and at most
@@ -55,6 +57,8 @@ class UsageLog:
         self._written_rows = self._moved_rows = 0  # each counted by one thread at a time
         self._records: deque[Ended] = deque()
         self._rows: list[Row] = []  # built, and not written because the file could not be
+        self._shield: Shield | None = None
+        self._noted = ("", 0.0, 0)
         self._file: UsageFile | None = None
         self._path = Path()
         self._postgres: UsagePostgres | None = None  # the mover's
@@ -104,6 +108,7 @@ class UsageLog:
             self._postgres, self._asked = (usage_postgres.UsagePostgres(self._settings) for _ in range(2))
         self._file = file = UsageFile(folder)
         self._path = file.path
+        self._recover(Shield(folder))
         self._asker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="usage-ask")
         self._threads.append(threading.Thread(target=self._keep_writing, name="usage-write", daemon=True))
         if self._postgres is not None:
@@ -112,12 +117,32 @@ class UsageLog:
         for thread in self._threads:
             thread.start()
 
+    def _recover(self, shield: Shield) -> None:
+        """Write the rows that a killed process had not written yet; those that it had are known by their ids."""
+        rows = []
+        for content in shield.found:
+            with suppress(ValueError):  # it was whole, so another version wrote it
+                rows.append(row_of_note(content, self._days))
+        if rows:
+            self._add(rows)
+        shield.clear()
+        self._shield = shield
+
+    def note(self, call: Call, duration_s: float) -> None:
+        """What this call has just cost: a kill before its row is written does not take it. Its `ended` follows at once."""
+        if self._shield is not None:
+            self._noted = (call.id, duration_s, self._wall_ns())
+            self._shield.put(note(call, duration_s, self._noted[2]))
+
     def ended(self, call: Call, duration_s: float) -> None:
         """Take one ended call. Never waits and never fails: where there is no room it is counted and lost."""
         if len(self._records) >= _MOST_WAITING:
             self._lose(1, f"{_MOST_WAITING} wait in memory to be written")
             return
-        self._records.append(ended(call, duration_s, self._wall_ns()))
+        wall_ns = self._wall_ns()
+        if self._noted[0] == call.id:
+            _, duration_s, wall_ns = self._noted
+        self._records.append(ended(call, duration_s, wall_ns))
         if not self._something.is_set():
             self._something.set()
 
@@ -138,6 +163,11 @@ class UsageLog:
             self._asker.shutdown(wait=False, cancel_futures=True)
         if self._file is not None:
             self._file.close()
+        if self._shield is not None:
+            if not self.waiting:
+                self._shield.clear()
+            self._shield.close()
+            self._shield = None
 
     def _lose(self, rows: int, why: str) -> None:
         self.lost += rows
@@ -179,6 +209,8 @@ class UsageLog:
                 self._rows = []
                 self._turn("file", "")
                 self._written.set()
+            if self._shield is not None:
+                self._shield.turn(time.monotonic(), all_written=True)
 
     def _add(self, rows: list[Row]) -> None:
         """Into the file. One row that it cannot hold does not take the others with it."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.json import Encoder
+from msgspec.msgpack import Decoder as MessagePackDecoder
+from msgspec.msgpack import Encoder as MessagePackEncoder
 from msgspec.structs import fields
 
 from sidecar.billing import NOTHING
@@ -21,6 +23,7 @@ _LONGEST = 256  # bytes of a text; six of them must fit into one index entry of 
 _MOST_TAGS = 16
 _NO_PROMPT = ("", "", "")
 _encode = Encoder().encode
+_encode_note = MessagePackEncoder().encode
 
 
 class BadRow(ValueError):
@@ -162,6 +165,76 @@ def ended(call: Call, duration_s: float, wall_ns: int) -> Ended:
         call.estimated,
         call.nano_usd,
     )
+
+
+class Note(Struct, array_like=True):
+    """What must not be lost of a call that was posted, should the process be killed before its row is written."""
+
+    id: str
+    operation: str
+    wall_ns: int
+    duration_s: float
+    names: tuple[str, str, str, str, str, str, str]
+    model: str
+    provider: str
+    endpoint: str
+    status: str
+    fallback: bool
+    usage: tuple[int, int, int, int, int, int]
+    estimated: bool
+    nano_usd: int
+    trace_id: str = ""
+
+
+_decode_note = MessagePackDecoder(Note).decode
+
+
+def note(call: Call, duration_s: float, wall_ns: int) -> bytes:
+    served, usage, error = call.served, call.usage, call.error
+    model, provider, endpoint = ("", "", "") if served is None else (served.model.id, served.model.provider, served.endpoint)
+    return _encode_note(
+        Note(
+            call.id,
+            call.operation,
+            wall_ns,
+            duration_s,
+            (call.service, call.node_name, call.tenant, call.user, call.plan, call.run, call.agent),
+            model,
+            provider,
+            endpoint,
+            "ok" if error is None else error.reason,
+            served is not None and served.fallback,
+            (
+                usage.input_tokens or 0,
+                usage.cached_input_tokens or 0,
+                usage.cache_write_tokens or 0,
+                usage.cache_write_1h_tokens or 0,
+                usage.output_tokens or 0,
+                usage.reasoning_tokens or 0,
+            ),
+            call.estimated,
+            call.nano_usd,
+            call.trace_id,
+        )
+    )
+
+
+def row_of_note(content: bytes, days: Days) -> Row:
+    """The row of a call whose process was killed; what the note does not say is 0 or empty. Raises ValueError."""
+    one = _decode_note(content)
+    time_ms = one.wall_ns // 1_000_000 - round(one.duration_s * 1000)
+    service, node, tenant, user, plan, run, agent = (_text(name) for name in one.names)
+    values: dict[str, str | int | None] = {name: "" if kind == "TEXT" else 0 for name, kind in COLUMNS.items()}
+    values |= {
+        "id": one.id, "time_ms": time_ms, "day": days.of(time_ms).isoformat(), "operation": one.operation,
+        "service": service, "node": node, "tenant": tenant, "user_id": user, "plan": plan, "run": run, "agent": agent,
+        "model": _text(one.model), "provider": _text(one.provider), "endpoint": _text(one.endpoint), "status": one.status,
+        "fallback": int(one.fallback), "estimated": int(one.estimated), "cost_nano_usd": one.nano_usd, "trace_id": one.trace_id,
+        "duration_ms": round(one.duration_s * 1000), "attempts": 1, "tags": "{}",
+        "first_token_ms": None, "quality_ppm": None, "vote": None,
+    }  # fmt: skip
+    tokens = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "cache_write_1h_tokens", "output_tokens", "reasoning_tokens")
+    return Row(**(values | dict(zip(tokens, one.usage, strict=True))))  # type: ignore[arg-type]
 
 
 def row(one: Ended, days: Days) -> Row:

@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import resource
-import time
 from collections.abc import AsyncIterator
 
 import grpc
@@ -23,7 +22,6 @@ from tests.flow.reading import account, failed, streamed
 from tests.flow.test_commands import sidecar_command
 
 COST = 39_000  # nano-USD: the fake's 11 tokens in and 7 out, at the test models' prices
-MOST_LOST_S = 2.0  # what kill -9 may take: 0.2 s and one write; a busy machine writes late
 
 
 def ask(tenant: str = "acme", **fields) -> pb.GenerateRequest:
@@ -207,9 +205,9 @@ async def test_without_a_folder_there_is_no_log_and_it_is_said(sidecar):
     assert any("no usage log is kept" in notice for notice in notices)
 
 
-async def test_kill_9_in_the_middle_of_calls_costs_the_last_moments_only(start_sidecar, folder):
+async def test_kill_9_in_the_middle_of_calls_takes_no_row(start_sidecar, folder):
     pod = await start_sidecar(server=f'data_dir = "{folder}"')
-    ended: dict[str, float] = {}
+    ended: set[str] = set()
     dead = asyncio.Event()
 
     async def caller() -> None:
@@ -218,14 +216,13 @@ async def test_kill_9_in_the_middle_of_calls_costs_the_last_moments_only(start_s
                 answer = await pod.llm.Generate(ask(), timeout=10)
             except grpc.aio.AioRpcError:
                 return
-            ended[answer.id] = time.monotonic()
+            ended.add(answer.id)
 
     callers = [asyncio.create_task(caller()) for _ in range(8)]
     async with asyncio.timeout(60):
-        while len(ended) < 300 or time.monotonic() - min(ended.values()) < 2 * MOST_LOST_S:  # noqa: ASYNC110
+        while len(ended) < 300:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     pod.process.kill()
-    killed = time.monotonic()
     await pod.process.wait()
     dead.set()
     await asyncio.gather(*callers)
@@ -233,9 +230,10 @@ async def test_kill_9_in_the_middle_of_calls_costs_the_last_moments_only(start_s
     rows = await all_calls(pod)
     ids = [row.id for row in rows]
     assert len(ids) == len(set(ids))
-    lost = {id_: killed - at for id_, at in ended.items() if id_ not in set(ids)}
-    assert all(age < MOST_LOST_S for age in lost.values()), sorted(lost.values())[-5:]
-    assert len(set(ids) & set(ended)) > 100
+    assert ended <= set(ids)
+    whose = {(row.caller.service, row.caller.tenant, row.model, row.provider, row.status) for row in rows}
+    assert whose == {("flow", "acme", "compatible/compatible-default", "compatible", "ok")}
+    assert {(row.usage.input_tokens, row.usage.output_tokens, row.cost_nano_usd) for row in rows} == {(11, 7, COST)}
     total = (await report(pod)).total
     assert (total.calls, total.cost_nano_usd) == (len(rows), sum(row.cost_nano_usd for row in rows))
 

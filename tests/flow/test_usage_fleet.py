@@ -16,7 +16,7 @@ from tests.fakes.postgres import HOW, Postgres, programs
 from tests.fakes.running import Sidecar, free_port
 from tests.flow.reading import failed
 from tests.flow.test_commands import sidecar_command
-from tests.flow.test_usage import COST, MOST_LOST_S, ask, report
+from tests.flow.test_usage import COST, ask, report
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +94,7 @@ async def test_rows_of_all_pods_arrive_once_whatever_stops_in_between(pod, serve
     assert any("does not reach its PostgreSQL" in notice and "wait in" in notice for notice in notices)
     got = await failed(one.ops.ReportUsage(ops_pb2.ReportUsageRequest()))
     assert (got.code, got.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_FAILED")
-    await asyncio.sleep(2 * MOST_LOST_S)  # so that there are rows that kill -9 must not take
     two.process.kill()
-    killed = time.monotonic()
     await two.process.wait()
     for callers in calls:
         await callers.end()
@@ -109,8 +107,7 @@ async def test_rows_of_all_pods_arrive_once_whatever_stops_in_between(pod, serve
     there = {id_ for id_, _ in rows}
     assert len(rows) == len(there)
     assert set(calls[0].ended) <= there
-    lost = [killed - at for id_, at in calls[1].ended.items() if id_ not in there]
-    assert all(age < MOST_LOST_S for age in lost), sorted(lost)[-5:]
+    assert set(calls[1].ended) <= there
     assert {cost for _, cost in rows} == {COST}
     for sidecar in (one, two):  # both tell of all pods
         total = (await report(sidecar)).total

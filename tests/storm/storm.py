@@ -41,8 +41,6 @@ class Books:
     reported: int = 0
     answered: int = 0
     left: int = 0  # set aside in Redis beyond what was spent, when all had ended
-    unreported: int = 0  # rows that kill -9 took: answered calls whose row is in no usage log
-    missing: list[str] = field(default_factory=list)  # answered calls that no journal can account for
     calls: Counter[str] = field(default_factory=Counter)
     pods_killed: int = 0
     redis_killed: int = 0
@@ -64,7 +62,6 @@ class Books:
             f"told      {usd(self.told)}  (Redis), and {usd(self.left)} still set aside",
             f"reported  {usd(self.reported)}  in {self.rows} rows (usage logs)",
             f"answered  {usd(self.answered)}  (what callers were told that their calls cost)",
-            f"{usd(self.posted - self.reported)} in {self.posts - self.rows} rows were not written when pods were killed",
         ]
 
 
@@ -219,7 +216,6 @@ class Storm:
         books.reported = sum(reported.values())
         books.rows = sum(cost > 0 for cost in reported.values())
         books.answered = sum(self.answers.values())
-        books.unreported = sum(cost for call, cost in self.answers.items() if call not in reported)
         books.asked = sum(len(self._upstream.asked(name)) for name in KINDS)
         async with redis.Redis(port=self._server.port) as client:
             async for key in client.scan_iter("{sidecar}:budgets:*tenant:storm:day"):
