@@ -232,7 +232,7 @@ async def test_kill_9_in_the_middle_of_calls_takes_no_row(start_sidecar, folder)
     assert len(ids) == len(set(ids))
     assert ended <= set(ids)
     whose = {(row.caller.service, row.caller.tenant, row.model, row.provider, row.status) for row in rows}
-    assert whose == {("flow", "acme", "compatible/compatible-default", "compatible", "ok")}
+    assert whose == {("flow", "acme", "compatible-default", "compatible", "ok")}
     assert {(row.usage.input_tokens, row.usage.output_tokens, row.cost_nano_usd) for row in rows} == {(11, 7, COST)}
     total = (await report(pod)).total
     assert (total.calls, total.cost_nano_usd) == (len(rows), sum(row.cost_nano_usd for row in rows))
