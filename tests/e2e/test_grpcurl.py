@@ -126,3 +126,17 @@ async def test_wrong_field_types_that_do_reach_the_server(sidecar):
     said = await grpcurl(sidecar.target, "sidecar.v1.LLMService/Generate", data=data)
     assert "InvalidArgument" in said.err
     assert "messages[0].role is 77" in said.err
+
+
+async def test_budgets_by_hand(sidecar):
+    """As the README shows it."""
+    account = {"account": "tenant:by-hand:day"}
+    set_ = await grpcurl(sidecar.target, "sidecar.v1.OpsService/SetBudget", data=account | {"limitNanoUsd": 5_000_000_000})
+    assert set_.json["budget"]["limit_nano_usd"] == "5000000000"
+    assert (await grpcurl(sidecar.target, "sidecar.v1.OpsService/FreezeTenant", data={"tenant": "by-hand"})).status == 0
+    refused = await grpcurl(
+        sidecar.target, "sidecar.v1.LLMService/Generate", data={"prompt": "hi", "model": "echo/echo", "caller": {"tenant": "by-hand"}}
+    )
+    assert "ResourceExhausted" in refused.err
+    assert "is frozen: nothing may be spent on it" in refused.err
+    assert (await grpcurl(sidecar.target, "sidecar.v1.OpsService/ListReservations")).json == {}

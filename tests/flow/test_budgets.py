@@ -324,11 +324,13 @@ async def test_limits_per_minute_can_be_read_and_give_back_what_was_not_used(sta
 
 
 ABSURD = (-5, 10**12, 10**19)
+PRICES = ("input", "cached_input", "cache_write_5m", "output", "reasoning")
 
 
 async def test_usage_that_cannot_be_is_estimated_told_and_never_posted(start_own, upstream, tmp_path):
     names = [f"{provider}-absurd{number}" for provider in ("openai", "anthropic", "google", "ollama") for number in range(len(ABSURD))]
     rows = "".join(model_row(name, name.partition("-")[0]) for name in names)
+    rows += '[catalog]\nunpriced = "estimate"\n' + model_row("unpriced", "openai", **dict.fromkeys(PRICES))
     sidecar = await start_own(rows, f'data_dir = "{tmp_path}/data"', "openai", "anthropic", "google", "ollama", "compatible")
     answers = []
     for number, name in enumerate(names):
@@ -348,6 +350,9 @@ async def test_usage_that_cannot_be_is_estimated_told_and_never_posted(start_own
     assert {row.id: (row.status, row.cost_nano_usd, row.usage) for row in logged} == {
         answer.id: ("ok", answer.cost.nano_usd, answer.usage) for answer in answers
     }
+    unpriced = await sidecar.llm.Generate(ask("other", model="unpriced"))
+    assert unpriced.cost.nano_usd > 0  # the dearest prices of its provider: never free
+    assert (await account(sidecar, "other")).used_nano_usd == unpriced.cost.nano_usd
     told = await events(sidecar, "alert")
     for name in names:
         assert any(name in one.message for one in told), name
