@@ -43,7 +43,9 @@ def add_parser(commands: Any) -> None:
         gone.add_argument(f"--{name.replace('_', '-')}", default="", help=meaning)
     gone.add_argument("--older-than", type=_age, metavar="AGE", help="like 90s, 30m, 12h or 7d")
     gone.add_argument("--everything", action="store_true")
-    for parser in (look, gone):
+    proofs = actions.add_parser("proofs", help="what audits have proven of answers to similar questions, and so whether they are given")
+    proofs.add_argument("--node", default="", metavar="SERVICE.NODE")
+    for parser in (look, gone, proofs):
         parser.add_argument("--target", default="127.0.0.1:50051", metavar="ADDRESS", help="host:port or unix:/path (default: %(default)s)")
 
 
@@ -60,6 +62,8 @@ def cache(arguments: argparse.Namespace) -> int:
         return attempt(arguments.asked, arguments.stored, arguments.acceptance)
     if arguments.action == "lookup":
         return _asked(arguments.target, lambda stub, token: _look_up(stub, token, arguments))
+    if arguments.action == "proofs":
+        return _asked(arguments.target, lambda stub, token: _proofs(stub, token, arguments.node))
     return _asked(arguments.target, lambda stub, token: _invalidate(stub, token, arguments))
 
 
@@ -122,3 +126,18 @@ def _invalidate(stub: Any, token: Any, arguments: argparse.Namespace) -> list[st
     found = stub.InvalidateCache(request, metadata=token)
     gone = f"gone: {found.memory} answers and {found.vectors} vectors in memory, {found.file} answers in the file, {found.redis} in Redis"
     return [gone, *(f"but: {problem}" for problem in found.problems)]
+
+
+def _proofs(stub: Any, token: Any, node: str) -> list[str]:
+    from sidecar.v1.cache_pb2 import ListCacheProofsRequest
+
+    found = stub.ListCacheProofs(ListCacheProofsRequest(node=node), metadata=token)
+    lines = [
+        f"given where fewer than {found.target:.2%} are wrong at {found.confidence:.4g} confidence; of these {found.share:.1%} are audited"
+    ]
+    for one in found.proofs:
+        state = "open" if one.open else "closed: audits fail too often of late" if one.alarmed else "closed"
+        whose = " ".join(part for part in (one.node, one.tenants, one.model, one.prompt_name, one.prompt_version) if part)
+        figures = f"{one.failures} of {one.audits} audits failed ({one.complaints} complaints), fewer than {one.bound:.2%} are wrong"
+        lines.append(f"  {whose}: {state}; {figures}; given {one.served} times")
+    return lines

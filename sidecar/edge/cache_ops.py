@@ -11,6 +11,7 @@ from sidecar.edge.wire import duration, generate_request
 from sidecar.engine import Engine
 from sidecar.errors import InvalidRequest
 from sidecar.pipeline import plan
+from sidecar.policies.cache_audits import Standing
 from sidecar.policies.cache_rules import life_ms
 from sidecar.policies.cache_similar import Likely
 from sidecar.stages.identify import checked_name
@@ -61,6 +62,38 @@ class CacheOps:
             if found.exact is not None:
                 response.exact.CopyFrom(_candidate(found.exact))
             return response
+
+    async def ListCacheProofs(self, request: pb.ListCacheProofsRequest, context: Context) -> pb.ListCacheProofsResponse:  # noqa: N802
+        async with Rescue(context, self._engine.meter.log):
+            if request.node and "." not in checked_name(request.node, "node"):
+                raise InvalidRequest(f"node is {request.node!r}; expected service.node", field="node")
+            rule, judge = self._engine.settings.cache.audit, self._engine.similar.judge
+            standings = judge.standings(request.node) if judge is not None else []
+            return pb.ListCacheProofsResponse(
+                proofs=[_proof(one) for one in standings],
+                target=rule.target,
+                confidence=rule.confidence,
+                share=rule.share,
+            )
+
+
+def _proof(one: Standing) -> pb.CacheProof:
+    name = one.namespace
+    return pb.CacheProof(
+        node=name.node,
+        tenants=name.tenants,
+        model=name.model,
+        prompt_name=name.prompt_name,
+        prompt_version=name.prompt_version,
+        rules=name.rules,
+        audits=one.audits,
+        failures=one.failures,
+        complaints=one.complaints,
+        served=one.served,
+        bound=one.bound,
+        open=one.is_open,
+        alarmed=one.is_alarmed,
+    )
 
 
 def _invalidation(request: pb.InvalidateCacheRequest, now_ms: int) -> Invalidation:

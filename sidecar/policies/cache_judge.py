@@ -80,6 +80,9 @@ class CacheJudge:
         self.audited(namespace.node, "complaint")
         return source
 
+    def standings(self, node: str) -> list[Standing]:
+        return self.audits.standings(node)
+
     def namespace(self, call: Call, likely: Likely) -> Namespace:
         by, rule, named = self._settings.cache.audit.by, _rule(call), likely.entry.named
         service = self._settings.services.get(call.service)

@@ -11,6 +11,7 @@ from sidecar._core import PromptIndex
 if TYPE_CHECKING:
     from sidecar.answer import Answer
     from sidecar.call import Call
+    from sidecar.policies.cache_audits import Standing
     from sidecar.store.cache_entry import Entry
 
 _MOST: Final = 50_000  # questions: a look-up among so many stays under a millisecond, so that it may be made where calls are
@@ -49,6 +50,9 @@ class Judge(Protocol):
 
     def complain(self, call_id: str) -> str | None:
         """A user says that this call's answer is wrong. Returns the id of the call that made it, if it was given here of late."""
+
+    def standings(self, node: str) -> list[Standing]:
+        """What has been proven of this node, or of all (""), the latest audited first."""
 
 
 class Similar:

@@ -289,3 +289,131 @@ class CacheCandidate(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CacheCandidate: _TypeAlias = CacheCandidate  # noqa: Y015
+
+@_typing.final
+class ListCacheProofsRequest(_message.Message):
+    """Whose proofs to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """Of this node alone, as `service.node`. Empty: of all."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCacheProofsRequest: _TypeAlias = ListCacheProofsRequest  # noqa: Y015
+
+@_typing.final
+class ListCacheProofsResponse(_message.Message):
+    """What is proven of answers to similar questions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROOFS_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    target: _builtins.float
+    """The bound that is needed (`cache.audit.target`), 0 to 1."""
+    confidence: _builtins.float
+    """How sure it must be (`cache.audit.confidence`), 0 to 1."""
+    share: _builtins.float
+    """The share of similar answers that are audited where they are given (`cache.audit.share`), 0 to 1."""
+    @_builtins.property
+    def proofs(self) -> _containers.RepeatedCompositeFieldContainer[Global___CacheProof]:
+        """The one audited last first; 200 at most."""
+
+    def __init__(
+        self,
+        *,
+        proofs: _abc.Iterable[Global___CacheProof] | None = ...,
+        target: _builtins.float = ...,
+        confidence: _builtins.float = ...,
+        share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidence", b"confidence", "proofs", b"proofs", "share", b"share", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCacheProofsResponse: _TypeAlias = ListCacheProofsResponse  # noqa: Y015
+
+@_typing.final
+class CacheProof(_message.Message):
+    """What is proven of one node's similar answers that one model made, for one class of tenants."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    TENANTS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PROMPT_NAME_FIELD_NUMBER: _builtins.int
+    PROMPT_VERSION_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    AUDITS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    COMPLAINTS_FIELD_NUMBER: _builtins.int
+    SERVED_FIELD_NUMBER: _builtins.int
+    BOUND_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
+    ALARMED_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """The node, as `service.node`."""
+    tenants: _builtins.str
+    """The plan or tenant, as `cache.audit.by` says. Empty: calls that name none, or all."""
+    model: _builtins.str
+    """Which model made the answers, as `provider/model`."""
+    prompt_name: _builtins.str
+    """Their prompt's name. Empty: none was named."""
+    prompt_version: _builtins.str
+    """Its version."""
+    rules: _builtins.str
+    """Verifier, acceptance and comparison: what is proven under others starts anew."""
+    audits: _builtins.int
+    """How often a provider was asked although a similar answer was there, and users' complaints; all pods together."""
+    failures: _builtins.int
+    """How many of them failed: the provider's answer was another one."""
+    complaints: _builtins.int
+    """How many of these were users' complaints (GiveFeedback with VOTE_DOWN), in this pod."""
+    served: _builtins.int
+    """Similar answers given by this pod since it started."""
+    bound: _builtins.float
+    """The share of wrong ones is below this, at the stated confidence. 1: nothing is known."""
+    open: _builtins.bool
+    """Similar answers are given: the bound is at or below the target, and audits have not failed too often of late."""
+    alarmed: _builtins.bool
+    """Closed because audits failed too often of late, whatever the bound."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        tenants: _builtins.str = ...,
+        model: _builtins.str = ...,
+        prompt_name: _builtins.str = ...,
+        prompt_version: _builtins.str = ...,
+        rules: _builtins.str = ...,
+        audits: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        complaints: _builtins.int = ...,
+        served: _builtins.int = ...,
+        bound: _builtins.float = ...,
+        open: _builtins.bool = ...,
+        alarmed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarmed", b"alarmed", "audits", b"audits", "bound", b"bound", "complaints", b"complaints", "failures", b"failures", "model", b"model", "node", b"node", "open", b"open", "prompt_name", b"prompt_name", "prompt_version", b"prompt_version", "rules", b"rules", "served", b"served", "tenants", b"tenants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CacheProof: _TypeAlias = CacheProof  # noqa: Y015

@@ -178,6 +178,11 @@ class OpsServiceStub:
                 request_serializer=sidecar_dot_v1_dot_cache__pb2.InvalidateCacheRequest.SerializeToString,
                 response_deserializer=sidecar_dot_v1_dot_cache__pb2.InvalidateCacheResponse.FromString,
                 _registered_method=True)
+        self.ListCacheProofs = channel.unary_unary(
+                '/sidecar.v1.OpsService/ListCacheProofs',
+                request_serializer=sidecar_dot_v1_dot_cache__pb2.ListCacheProofsRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_cache__pb2.ListCacheProofsResponse.FromString,
+                _registered_method=True)
         self.ListRates = channel.unary_unary(
                 '/sidecar.v1.OpsService/ListRates',
                 request_serializer=sidecar_dot_v1_dot_budgets__pb2.ListRatesRequest.SerializeToString,
@@ -433,6 +438,14 @@ class OpsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCacheProofs(self, request, context):
+        """ListCacheProofs tells how often answers to similar questions were audited, how many were wrong, what that proves, and so whether they
+        are given. INVALID_ARGUMENT: a node that is not written `service.node`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListRates(self, request, context):
         """ListRates lists requests and tokens per minute: what is left of them, and until when. It always answers OK.
         """
@@ -582,6 +595,11 @@ def add_OpsServiceServicer_to_server(servicer, server):
                     servicer.InvalidateCache,
                     request_deserializer=sidecar_dot_v1_dot_cache__pb2.InvalidateCacheRequest.FromString,
                     response_serializer=sidecar_dot_v1_dot_cache__pb2.InvalidateCacheResponse.SerializeToString,
+            ),
+            'ListCacheProofs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCacheProofs,
+                    request_deserializer=sidecar_dot_v1_dot_cache__pb2.ListCacheProofsRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_cache__pb2.ListCacheProofsResponse.SerializeToString,
             ),
             'ListRates': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRates,
@@ -1347,6 +1365,33 @@ class OpsService:
             '/sidecar.v1.OpsService/InvalidateCache',
             sidecar_dot_v1_dot_cache__pb2.InvalidateCacheRequest.SerializeToString,
             sidecar_dot_v1_dot_cache__pb2.InvalidateCacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCacheProofs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.OpsService/ListCacheProofs',
+            sidecar_dot_v1_dot_cache__pb2.ListCacheProofsRequest.SerializeToString,
+            sidecar_dot_v1_dot_cache__pb2.ListCacheProofsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -157,6 +157,10 @@ class OpsServiceStub:
     does no harm. INVALID_ARGUMENT: nothing is named, or it contradicts itself. UNAVAILABLE (STORE_FAILED): the change could not be
     written down, and nothing was done.
     """
+    ListCacheProofs: _grpc.UnaryUnaryMultiCallable[_cache_pb2.ListCacheProofsRequest, _cache_pb2.ListCacheProofsResponse]
+    """ListCacheProofs tells how often answers to similar questions were audited, how many were wrong, what that proves, and so whether they
+    are given. INVALID_ARGUMENT: a node that is not written `service.node`.
+    """
     ListRates: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.ListRatesRequest, _budgets_pb2.ListRatesResponse]
     """ListRates lists requests and tokens per minute: what is left of them, and until when. It always answers OK."""
 
@@ -286,6 +290,10 @@ class OpsServiceAsyncStub(OpsServiceStub):
     With a Redis it holds for all pods within a second, without one for this pod. It is also how a tenant or a user is erased. Repeated, it
     does no harm. INVALID_ARGUMENT: nothing is named, or it contradicts itself. UNAVAILABLE (STORE_FAILED): the change could not be
     written down, and nothing was done.
+    """
+    ListCacheProofs: _aio.UnaryUnaryMultiCallable[_cache_pb2.ListCacheProofsRequest, _cache_pb2.ListCacheProofsResponse]  # type: ignore[assignment]
+    """ListCacheProofs tells how often answers to similar questions were audited, how many were wrong, what that proves, and so whether they
+    are given. INVALID_ARGUMENT: a node that is not written `service.node`.
     """
     ListRates: _aio.UnaryUnaryMultiCallable[_budgets_pb2.ListRatesRequest, _budgets_pb2.ListRatesResponse]  # type: ignore[assignment]
     """ListRates lists requests and tokens per minute: what is left of them, and until when. It always answers OK."""
@@ -581,6 +589,16 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
         With a Redis it holds for all pods within a second, without one for this pod. It is also how a tenant or a user is erased. Repeated, it
         does no harm. INVALID_ARGUMENT: nothing is named, or it contradicts itself. UNAVAILABLE (STORE_FAILED): the change could not be
         written down, and nothing was done.
+        """
+
+    @_abc_1.abstractmethod
+    def ListCacheProofs(
+        self,
+        request: _cache_pb2.ListCacheProofsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cache_pb2.ListCacheProofsResponse, _abc.Awaitable[_cache_pb2.ListCacheProofsResponse]]:
+        """ListCacheProofs tells how often answers to similar questions were audited, how many were wrong, what that proves, and so whether they
+        are given. INVALID_ARGUMENT: a node that is not written `service.node`.
         """
 
     @_abc_1.abstractmethod
