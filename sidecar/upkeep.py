@@ -16,6 +16,7 @@ from prometheus_client import Counter, Gauge
 from sidecar.engine import Engine
 from sidecar.policies.breakers import Change
 from sidecar.policies.health_checks import check_all
+from sidecar.shares import Both
 from sidecar.store import hints, shared_budgets
 from sidecar.store.hints import Hints
 from sidecar.store.shared_budgets import SharedBudgets
@@ -86,7 +87,12 @@ async def connect_budgets(engine: Engine) -> SharedBudgets | None:
             engine.health.notices.pop("budgets", None)
             engine.meter.event("health", "redis answers: pods share their budgets", "info", key="budgets")
 
+    def reached(account: str, total: Both) -> None:
+        now_ns = engine.wall_ns()
+        engine.meter.budget(*engine.budgets.reached(account, engine.ledger.balance(account, now_ns), now_ns, total))
+
     sharing.tell = tell
+    sharing.reached = reached
     up = Gauge("llm_shared_budgets_up", "Whether pods share budgets now: 1; 0: Redis is away or learns.", registry=registry)
     up.set_function(lambda: float(sharing.leases.state == "up"))
     waits = Gauge("llm_shared_budget_waits", "Calls that waited for Redis because this pod's lease was too small.", registry=registry)

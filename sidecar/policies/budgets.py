@@ -12,12 +12,13 @@ from msgspec.structs import replace
 from sidecar._core import Balance, Denial, Rule
 from sidecar.call import Call
 from sidecar.days import zone_of
-from sidecar.errors import InvalidRequest, Overloaded, StoreFailed
+from sidecar.errors import BudgetExceeded, InvalidRequest, Overloaded, StoreFailed
 from sidecar.policies.runs import Run, Runs, escaped
 from sidecar.policies.windows import Kind, Windows
 from sidecar.settings import Settings
 from sidecar.settings.budgets import BudgetRow, Mode, account_suffix
 from sidecar.settings.reading import shown
+from sidecar.shares import Both
 
 MOST_OVERRIDES = 100_000  # about 40 MB
 _MOST_TOLD = 10_000
@@ -278,35 +279,45 @@ class Budgets:
 
     # --- what operators hear of
 
-    def reached(self, account: str, balance: Balance | None, now_ns: int) -> tuple[str, dict[str, str]]:
-        """The warning threshold of an account, in words and as facts: `account`, `threshold` (percent), `window` (its begin), `ends`."""
+    def reached(self, account: str, balance: Balance | None, now_ns: int, total: Both | None = None) -> tuple[str, dict[str, str]]:
+        """The warning threshold of an account, in words and as facts: `account`, `threshold` (percent), `window` (its begin), `ends`.
+
+        `total` is what all pods have spent of it, where that has reached it.
+        """
         rule = self.rule_of(account, now_ns)
         percent = 100 if rule is None else rule.warn_percent
         unit, used, limit = "nano_usd", 0, 0
         if balance is not None:
-            sides = (
-                ("nano_usd", balance.used_nano_usd + balance.pending_nano_usd, balance.limit_nano_usd),
-                ("tokens", balance.used_tokens + balance.pending_tokens, balance.limit_tokens),
-            )
+            held = (balance.used_nano_usd + balance.pending_nano_usd, balance.used_tokens + balance.pending_tokens)
+            nano_usd, tokens = held if total is None else total
+            sides = (("nano_usd", nano_usd, balance.limit_nano_usd), ("tokens", tokens, balance.limit_tokens))
             limited = [(name, taken, most) for name, taken, most in sides if most is not None]
             unit, used, limit = max(limited, key=lambda side: side[1] / max(side[2], 1), default=(unit, used, limit))
-        words = f"{_worded(used, unit)} of {_worded(limit, unit)} are used or held"
+        words = f"{_worded(used, unit)} of {_worded(limit, unit)} are {'used or held' if total is None else 'used by all pods'}"
         return f"account {account} has reached {percent} % of its limit: {words}", _facts(account, percent, rule, unit, used, limit)
 
     def used_up(self, denial: Denial, now_ns: int) -> tuple[str, dict[str, str]] | None:
         """The same for an account that refuses for its limit, once in its window; None: that was told before, or it refuses for another
         reason.
         """
-        ends_ns = denial.resets_at_ns or 0
-        if denial.reason != "limit" or self._told.get(denial.account) == ends_ns:
+        if denial.reason != "limit":
+            return None
+        return self._used_up(denial, denial.used + denial.pending, denial.limit, now_ns)
+
+    def used_up_by_all(self, refusal: BudgetExceeded, now_ns: int) -> tuple[str, dict[str, str]] | None:
+        """The same for an account that pods share, of which none of them has anything left."""
+        return self._used_up(refusal, refusal.used, refusal.limit, now_ns)
+
+    def _used_up(self, what: Denial | BudgetExceeded, used: int, limit: int, now_ns: int) -> tuple[str, dict[str, str]] | None:
+        ends_ns = what.resets_at_ns or 0
+        if self._told.get(what.account) == ends_ns:
             return None
         if len(self._told) >= _MOST_TOLD:
             self._told.clear()
-        self._told[denial.account] = ends_ns
-        used = denial.used + denial.pending
-        facts = _facts(denial.account, 100, self.rule_of(denial.account, now_ns), denial.unit, used, denial.limit)
-        used_words = f"{_worded(used, denial.unit)} of {_worded(denial.limit, denial.unit)} are used or held"
-        return f"account {denial.account} refuses calls: {used_words}, and {_worded(denial.asked, denial.unit)} were asked for", facts
+        self._told[what.account] = ends_ns
+        facts = _facts(what.account, 100, self.rule_of(what.account, now_ns), what.unit, used, limit)
+        words = f"{_worded(used, what.unit)} of {_worded(limit, what.unit)} are used or held"
+        return f"account {what.account} refuses calls: {words}, and {_worded(what.asked, what.unit)} were asked for", facts
 
 
 async def _nowhere(_: Mapping[tuple[str, str], str | None]) -> None:

@@ -75,6 +75,7 @@ class Entry(Struct):
     total: Both = NEITHER
     taken: Both = NEITHER
     heard: bool = False
+    warned: bool = False  # that all pods together have reached the warning threshold
     others: tuple[tuple[bytes, bytes], ...] = field(default=())
 
     @property
@@ -103,6 +104,7 @@ class Leases:
         self._next_report_ns = 0
         self._epoch = ""
         self.state: State = "away"
+        self.reached: list[tuple[str, Both]] = []  # accounts at their warning threshold by what all pods have spent together
         self.untaught: list[tuple[str, int, tuple[tuple[bytes, bytes], ...]]] = []  # what others should be told of others
 
     # --- a call's path
@@ -251,7 +253,8 @@ class Leases:
         if entry is None or entry.end_ns != rule.window[1]:
             self._heard.pop(name, None)
             entry = self._entries[name] = Entry(name, rule.window[1])
-        entry.rule = rule
+        if entry.rule is not rule:  # another limit is warned of anew
+            entry.rule, entry.warned = rule, entry.warned and rule == entry.rule
         made = self._rules[name] = (rule, (name, self._made(entry, rule)))
         return made
 
@@ -388,6 +391,9 @@ class Leases:
         entry.known, entry.answered_ns, entry.heard = ask.sequence, sent_ns, True
         entry.base = _each(lambda unit: entry.base[unit] + max(0, answer.used[unit] - ask.used[unit]))
         entry.have, entry.total, entry.taken, entry.others = answer.lease, answer.total, answer.taken, answer.others
+        if not entry.warned and self._is_at_threshold(entry, ask.limit):
+            entry.warned = True
+            self.reached.append((entry.account, entry.total))
         # Where less was to be had than wanted, that is the room from now on: it is not asked for again and again.
         entry.room = _each(lambda unit: min(entry.room[unit], max(0, answer.lease[unit] - ask.held[unit])))
         short = _each(lambda unit: ask.least[unit] - ask.held[unit] if answer.lease[unit] < ask.least[unit] else 0)
@@ -399,6 +405,15 @@ class Leases:
         is_idle = entry.account not in self._touched and now_ns - entry.used_ns > self._lease_ns // 2
         if is_idle and entry.have == ask.used and entry.room == NEITHER:
             self._forget(entry)  # all is told, and nothing is held or leased: the next use begins anew
+
+    def _is_at_threshold(self, entry: Entry, limit: Both) -> bool:
+        """By what all pods have spent: each ledger warns of its own pod's share only."""
+        rule = entry.rule
+        if rule is None or rule.mode == "shadow":
+            return False
+        if not entry.is_leased:
+            limit = (_or_none(rule.limit_nano_usd), _or_none(rule.limit_tokens))
+        return any(limit[u] >= 0 and entry.total[u] > 0 and entry.total[u] * 100 >= limit[u] * rule.warn_percent for u in UNITS)
 
     def _lower(self, entry: Entry, most: Both) -> None:
         lower = _each(lambda unit: min(entry.have[unit], most[unit]))

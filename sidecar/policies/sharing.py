@@ -50,6 +50,9 @@ class Sharing:
         self._is_idle = True
         self._is_up: bool | None = None
         self.tell: Callable[[str], None] = lambda problem: None  # told once for each change what is wrong, "" if nothing is
+        self.reached: Callable[[str, Both], None] = lambda account, total: (
+            None
+        )  # told of accounts at their threshold, by all pods' spending
         self.calls = 0  # that were held without waiting, and such that had to wait
         self.waits = 0
 
@@ -146,6 +149,9 @@ class Sharing:
                 if not answered.done():
                     answered.set_result(None)
         forgotten = self.leases.heard(asks, reply, now_ns, self._clock_ns(), self._wall_ns())
+        reached, self.leases.reached = self.leases.reached, []
+        for account, total in reached:
+            self.reached(account, total)
         if forgotten:
             async for some in self._journal():
                 self.leases.learn(some)

@@ -44,7 +44,7 @@ async def reserve(engine: Engine, call: Call) -> None:
         if run is not None:
             budgets.runs.refused(run, call)
         if sharing is not None and held.reason == "lease":
-            raise _short(sharing, held, now_ns)
+            raise _short(engine, sharing, held, now_ns)
         told = budgets.used_up(held, now_ns)
         if told is not None:
             engine.meter.budget(*told)
@@ -57,7 +57,7 @@ async def reserve(engine: Engine, call: Call) -> None:
         engine.meter.budget(*budgets.reached(account, ledger.balance(account, now_ns), now_ns))
 
 
-def _short(sharing: Sharing, denial: Denial, now_ns: int) -> BudgetExceeded | StoreFailed:
+def _short(engine: Engine, sharing: Sharing, denial: Denial, now_ns: int) -> BudgetExceeded | StoreFailed:
     """What this pod may use of a shared budget is too little, and no more was to be had."""
     known = sharing.leases.standing(denial.account, now_ns)
     if known is None or sharing.leases.state != "up":
@@ -72,7 +72,7 @@ def _short(sharing: Sharing, denial: Denial, now_ns: int) -> BudgetExceeded | St
     limit, used, taken = (both[unit] for both in known)
     left = limit - used >= denial.asked  # others hold it for their calls, which mostly cost less
     wait_ms = _AGAIN_MS if left or denial.resets_at_ns is None else max(0, denial.resets_at_ns - now_ns) // 1_000_000
-    return BudgetExceeded(
+    refusal = BudgetExceeded(
         f"account {denial.account} has a limit of {_amount(denial, limit)} that pods share: {_amount(denial, used)} are used, "
         f"{_amount(denial, taken - used)} held by calls in flight or set aside for them, and this call may need "
         f"{_amount(denial, denial.asked)}; lower max_output_tokens, or {'try again after a while' if left else 'wait for the reset'}",
@@ -84,6 +84,10 @@ def _short(sharing: Sharing, denial: Denial, now_ns: int) -> BudgetExceeded | St
         resets_at_ns=denial.resets_at_ns,
         retry_after_ms=wait_ms,
     )
+    told = None if left else engine.budgets.used_up_by_all(refusal, now_ns)
+    if told is not None:
+        engine.meter.budget(*told)
+    return refusal
 
 
 def _go_on_or_refuse(engine: Engine, call: Call) -> None:

@@ -285,3 +285,31 @@ async def test_two_pods_that_share_a_redis_tell_it_once(program, start_own, hook
         assert told == sorted(2 * [about.replace("acme", "other") for about in (WARNED, REFUSED)])
         assert abouts(hooks).count(WARNED) == 1
         assert "health" in abouts(hooks)  # that Redis is gone
+
+
+@pytest.mark.parametrize("program", PROGRAMS or ["none"])
+async def test_what_all_pods_have_spent_together_is_told_where_none_has_alone(program, start_own, hooks):
+    if not PROGRAMS:
+        pytest.skip("there is neither a Valkey nor a Redis here")
+    with Server(PROGRAMS[program]) as server:
+        limits = '[limits]\ntenant_day_usd = "0.001"\n[budgets.company_day_warning]\nlimit_usd = "0.0006"\n'
+        tables = limits + f'[redis]\nurl = "{server.url}"\n' + chat(hooks) + webhook(hooks)
+        pods = [await start_own(tables), await start_own(tables)]
+        for _ in range(11):  # of 0.000039 USD, at each pod: 43 % of the tenant's day
+            for one in pods:
+                assert "EXHAUSTED" not in await ask(one)
+        await hooks.until(2, "/program")
+        async with asyncio.timeout(30):
+            while len(hooks.at("/program")) < 3:  # while one pod holds what the other needs, it is not used up
+                for one in pods:
+                    await ask(one)
+                await asyncio.sleep(0.1)
+        for one in pods:
+            events = (await one.ops.ListEvents(ops_pb2.ListEventsRequest(kind="budget"))).events
+            seen = [(event.facts["account"], event.facts["threshold"]) for event in events]
+            assert len(seen) == len(set(seen))
+        await asyncio.gather(*(one.stop() for one in pods))
+        assert sorted(abouts(hooks)) == sorted(["budget|company:day_warning|100", REFUSED, WARNED])
+        (message,) = [one.json["data"]["message"] for one in hooks.at("/program") if "company" in str(one.json)]
+        assert message.startswith("account company:day_warning has reached 100 % of its limit: 0.000")
+        assert message.endswith("of 0.000600 USD are used by all pods")
