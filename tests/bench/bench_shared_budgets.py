@@ -1,7 +1,7 @@
 """What it costs that pods share their budgets: `python -m tests.bench.bench_shared_budgets`. It needs a Redis or Valkey.
 
 Four pods in one process, each with a ledger and a connection of its own, and one real server. First what a decision takes when nothing has
-to be asked for; then calls of ten tenants at a steady pace, most of which should ask nobody, far from their limits and until they are reached.
+to be asked for; then calls of ten tenants at a steady pace, most of which should ask nobody, far from their limits and up to them.
 """
 
 from __future__ import annotations
