@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
-from tests.sim.world import Outcome, play, run_part
+from tests.sim.seeds import play, run_part
+from tests.sim.world import Outcome
 
 _SHOWN = 20
 _AT_A_TIME = 25  # seeds for one process

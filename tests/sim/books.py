@@ -37,11 +37,14 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Post:
-    """As the journal must have it: of each account the window and what was used in it by then."""
+class Entry:
+    """What the journal has: its number, what happened, and of each account window, used and topped up after it."""
 
-    call: str
-    spent: Both
+    number: int
+    kind: str
+    name: str = ""
+    spent: Both = (0, 0)
+    states: tuple[tuple[str, Span, Both, Both], ...] = ()
 
 
 class Books:
@@ -50,8 +53,10 @@ class Books:
         self.closing: dict[str, Sums] = {}  # closed while calls in flight were on them
         self.frozen: set[str] = set()
         self.open: dict[int, Held] = {}
-        self.posts: list[Post] = []
-        self.history: list[dict[str, tuple[Span, Both, Both]]] = []  # after each post: of its accounts window, used, topped up
+        self.posts: list[Both] = []
+        self.history: list[Entry] = []
+        self._written: dict[str, Span] = {}
+        self.latest_ns = 0
 
     def sums(self, account: str, span: Span, now_ns: int) -> Sums:
         """The account as it will be when a reservation with this window comes."""
@@ -71,15 +76,14 @@ class Books:
             _add(sums.held, ask)
         self.open[number] = held
 
-    def post(self, number: int, spent: Both, call: str) -> None:
+    def post(self, number: int, spent: Both) -> Held:
         held = self.open.pop(number)
         self._let_go(held)
         for sums in held.sums.values():
             _add(sums.used, spent)
             _add(sums.over, [max(0, spent[unit] - (0 if held.is_expired else held.ask[unit])) for unit in (0, 1)])
-        self.posts.append(Post(call, spent))
-        in_force = {name: sums for name, sums in held.sums.items() if self.accounts.get(name) is sums}
-        self.history.append({name: (sums.span, tuple(sums.used), tuple(sums.topped_up)) for name, sums in in_force.items()})
+        self.posts.append(spent)
+        return held
 
     def void(self, number: int) -> None:
         self._let_go(self.open.pop(number))
@@ -113,13 +117,43 @@ class Books:
 
     @property
     def posted(self) -> Both:
-        return sum(post.spent[0] for post in self.posts), sum(post.spent[1] for post in self.posts)
+        return sum(spent[0] for spent in self.posts), sum(spent[1] for spent in self.posts)
 
-    def reopen(self) -> None:
-        """The process is gone: nothing is held any more, what was used is."""
-        self.open, self.closing = {}, {}
-        for sums in self.accounts.values():
-            sums.held, sums.holds = [0, 0], 0
+    # --- over the end of a process
+
+    @property
+    def last(self) -> int:
+        """The number of the journal's last entry that means something here."""
+        return self.history[-1].number if self.history else 0
+
+    def wrote(self, number: int, kind: str, sums: dict[str, Sums], *, name: str = "", spent: Both = (0, 0), at_ns: int = 0) -> None:
+        """The journal was handed this entry. A state of a window that is not in force is none, unless it is the last one written."""
+        if kind == "close":
+            self._written.pop(name, None)
+        states = []
+        for account, one in sums.items():
+            if self.accounts.get(account) is one or (account in self._written and self._written[account] == one.span):
+                states.append((account, one.span, tuple(one.used), tuple(one.topped_up)))
+                self._written[account] = one.span
+        self.history.append(Entry(number, kind, name, spent, tuple(states)))
+        self.latest_ns = max(self.latest_ns, at_ns)
+
+    def reopen(self, last: int) -> None:
+        """Another process begins with the journal's entries up to this one: nothing is held any more, what was posted is."""
+        self.history = [entry for entry in self.history if entry.number <= last]
+        self.open, self.closing, self.frozen, self.accounts = {}, {}, set(), {}
+        self.posts = [entry.spent for entry in self.history if entry.kind == "post"]
+        for entry in self.history:
+            match entry.kind:
+                case "freeze":
+                    self.frozen.add(entry.name)
+                case "unfreeze":
+                    self.frozen.discard(entry.name)
+                case "close":
+                    self.accounts.pop(entry.name, None)
+            for account, span, used, topped_up in entry.states:
+                self.accounts[account] = Sums(span, list(used), topped_up=list(topped_up))
+        self._written = {account: sums.span for account, sums in self.accounts.items()}
 
 
 def _add(sums: list[int], more) -> None:

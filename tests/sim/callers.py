@@ -35,7 +35,7 @@ class Crowd:
 
     def _plan(self, tenant: str, run: str) -> RunPlan:
         random = self._random
-        total = int(10 ** random.uniform(5.5, 9))
+        total = int(10 ** random.uniform(6, 10))
         shares = {
             agent: Share(
                 max_input_tokens=random.choice((None, None, 20, 500)),
@@ -46,7 +46,7 @@ class Crowd:
             )
             for agent in random.choice(((), AGENTS[:2], AGENTS))
         }
-        return RunPlan(tenant, run, total, random.choice((0, 15, 20, 50)), random.choice((None, None, 3, 12)), shares)
+        return RunPlan(tenant, run, total, random.choice((0, 15, 20, 50)), random.choice((None, 3, 12)), shares)
 
     def caller(self) -> Caller:
         """The next one."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
+from functools import cache
 from random import Random
 
 from sidecar.catalog import load as load_catalog
+from sidecar.catalog import loading
 from sidecar.settings import load
+
+loading._shipped = cache(loading._shipped)  # the same for all seeds, and most of what drawing one costs
 
 SERVICES = ("core", "oracle", "vision", "synapse", "weaver", "reports")  # the last one is a service that settings need not know
 NODES = ("first", "second")
@@ -34,8 +39,8 @@ _OWN_ROWS = {
 }
 
 
-def draw(random: Random):
-    """Settings and catalogue of one deployment."""
+def draw(random: Random, more: Mapping[str, str] | None = None):
+    """Settings and catalogue of one deployment; `more` is set in all of its kind."""
     environ = {
         "OPENAI_API_KEY": "k",
         "ANTHROPIC_API_KEY": "k",
@@ -56,6 +61,7 @@ def draw(random: Random):
         _service(random, environ, service)
         for node in NODES:
             _node(random, environ, f"SIDECAR_NODES__{service.upper()}__{node.upper()}__")
+    environ |= more or {}
     settings = load(None, environ)
     return settings, load_catalog(settings, TODAY), environ
 

@@ -17,13 +17,17 @@ class Killed(BaseException):
 class WatchedLedger:
     """The real ledger beside the books. `scopes` say what accounts a call must be on; `books` go on after a kill."""
 
-    def __init__(self, ledger, watch, scopes, runs, books=None):
+    def __init__(self, ledger, watch, scopes, books=None):
         self._ledger = ledger
         self._watch = watch
         self._scopes = scopes
         self.books = books or Books()
-        self.runs = RunRules(runs, self.books)
+        self.runs = None
         self.is_dead = False
+
+    def follow(self, runs):
+        """Hold calls to the plans of these runs as well."""
+        self.runs = RunRules(runs, self.books)
 
     def __getattr__(self, name):
         return getattr(self._ledger, name)
@@ -38,8 +42,8 @@ class WatchedLedger:
             self._check_denial(caller, held, accounts, ask, now_ns)
             return held
         books.reserve(held.id, caller, accounts, ask, now_ns + ttl_ns, now_ns)
-        self._watch.reserved(caller)
-        for found in self.runs.wrong(caller.call, accounts):
+        self._watch.reserved(caller, accounts)
+        for found in self.runs.wrong(caller.call, accounts) if self.runs is not None else ():
             self._watch.broken(caller, found)
         for account, rule in accounts:
             sums = books.open[held.id].sums[account]
@@ -84,7 +88,8 @@ class WatchedLedger:
             now_ns = 0 if sums.span is None else sums.span[0]
             found = self._ledger.balance(account, now_ns)
             said = None if found is None else (found.used_nano_usd, found.used_tokens, found.pending_nano_usd, found.pending_tokens)
-            if said != (*sums.used, *sums.held) and not (found is None and not any((*sums.used, *sums.held, *sums.topped_up))):
+            is_gone = found is None and (sums.ended(self.books.latest_ns) or not any((*sums.used, *sums.held, *sums.topped_up)))
+            if said != (*sums.used, *sums.held) and not is_gone:
                 self._watch.broken(who, f"{account} has {said} used and pending; by the books it is {(*sums.used, *sums.held)}")
 
     def compare_all(self, who):
@@ -94,7 +99,8 @@ class WatchedLedger:
         self._require_life()
         held = self._resolve(reservation)
         posting = self._ledger.post(reservation, nano_usd, tokens, now_ns, call)
-        self.books.post(reservation, (nano_usd, tokens), call)
+        self.books.post(reservation, (nano_usd, tokens))
+        self._wrote("post", held.sums, spent=(nano_usd, tokens), at_ns=now_ns)
         CURRENT.get().posted.append((nano_usd, tokens))
         self._compare(CURRENT.get(), held.sums)
         over = tuple(max(0, spent - ask) for spent, ask in zip((nano_usd, tokens), held.ask, strict=True))
@@ -128,22 +134,43 @@ class WatchedLedger:
         sums = self.books.sums(account, rule.window, now_ns)
         sums.topped_up[0] += nano_usd
         sums.topped_up[1] += tokens
-        return self._ledger.top_up(account, rule, nano_usd, tokens, now_ns)
+        balance = self._ledger.top_up(account, rule, nano_usd, tokens, now_ns)
+        self._wrote("top up", {account: sums}, at_ns=now_ns)
+        return balance
 
     def freeze(self, account):
         self._require_life()
+        changed = self._ledger.freeze(account)
+        if changed is not (account not in self.books.frozen):
+            self._watch.broken("world", f"{account} is frozen, and the answer is {changed}")
         self.books.frozen.add(account)
-        return self._ledger.freeze(account)
+        if changed:
+            self._wrote("freeze", {}, name=account)
+        return changed
 
     def unfreeze(self, account):
         self._require_life()
+        changed = self._ledger.unfreeze(account)
         self.books.frozen.discard(account)
-        return self._ledger.unfreeze(account)
+        if changed:
+            self._wrote("unfreeze", {}, name=account)
+        return changed
 
     def close_account(self, account):
         self._require_life()
         self.books.close(account)
-        return self._ledger.close_account(account)
+        last = self._ledger.close_account(account)
+        if last is not None:
+            self._wrote("close", {}, name=account)
+        return last
+
+    def _wrote(self, kind, sums, **facts):
+        status = self._ledger.journal()
+        if status is None:
+            return
+        if status.last <= self.books.last:
+            self._watch.broken("world", f"a {kind} was not handed to the journal, which ends with entry {status.last}")
+        self.books.wrote(status.last, kind, sums, **facts)
 
     def _require_life(self):
         if self.is_dead:

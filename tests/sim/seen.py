@@ -8,6 +8,28 @@ GRACE_S = 0.25  # how long after its deadline a call may still be ending
 CURRENT: ContextVar[Caller] = ContextVar("caller")
 
 
+class Notes:
+    """What happened, and which rules were broken: sentences that name second and caller; the world adds the seed."""
+
+    def __init__(self, loop):
+        self._loop = loop
+        self.breaks = []
+        self.trace = []
+        self.callers = []
+        self.numbers = 0
+
+    @property
+    def now(self) -> float:
+        return self._loop.seconds
+
+    def note(self, who, what) -> None:
+        self.trace.append((self.now, who, what))
+
+    def broken(self, who, what) -> None:
+        self.breaks.append(f"at {self.now:.6f} s, {who}: {what}")
+        self.note(who, f"BROKEN: {what}")
+
+
 class One:
     """One question to a provider. `text` is what it has said, `whole` that it came to its end; `outcome` is what the call made of it."""
 
@@ -85,6 +107,8 @@ class Caller:
         self.holds = 0
         self.posted = []  # (nano-USD, tokens)
         self.deaf = False
+        self.is_killed = False
+        self.row_lost = False
 
     def __str__(self):
         return self.name

@@ -12,7 +12,7 @@ from sidecar.billing import tokens
 from sidecar.call import EmbedRequest, Start
 from sidecar.catalog import Model
 from sidecar.settings import Service
-from tests.sim.seen import CURRENT, GRACE_S, One
+from tests.sim.seen import CURRENT, GRACE_S, Notes, One
 from tests.sim.silence import too_impatient, too_patient, was_hurried
 
 GRAIN_S = 0.002  # of timers
@@ -31,17 +31,13 @@ UNWELL = {
 NOT_THIS_MODEL = {"PROVIDER_CONTEXT_EXCEEDED", "PROVIDER_MODEL_UNKNOWN"}
 
 
-class Watch:
-    """Breaks are sentences that name second and call; the world adds the seed."""
+class Watch(Notes):
+    """The eyes of one process."""
 
     def __init__(self, loop, settings):
-        self._loop = loop
+        super().__init__(loop)
         self._settings = settings
         self.engine = None
-        self.breaks = []
-        self.trace = []
-        self.callers = []
-        self.numbers = 0
         self.flying = defaultdict(list)  # questions under way, by breaker
         self.epochs = Counter()  # changes of each breaker
         self.changed_at = {}
@@ -54,19 +50,6 @@ class Watch:
         self.turns = Counter()  # how often each provider stood on the list of a call that was let in
         self.asked = Counter()  # questions of each endpoint's model
         self.let_in = Counter()  # calls of each tenant for which somebody was asked
-
-    # --- telling
-
-    @property
-    def now(self) -> float:
-        return self._loop.seconds
-
-    def note(self, who, what) -> None:
-        self.trace.append((self.now, who, what))
-
-    def broken(self, who, what) -> None:
-        self.breaks.append(f"at {self.now:.6f} s, {who}: {what}")
-        self.note(who, f"BROKEN: {what}")
 
     # --- questions
 
@@ -93,7 +76,7 @@ class Watch:
         self.flying[key].append(one)
         return one
 
-    def reserved(self, caller):
+    def reserved(self, caller, accounts):
         """The call has a reservation: its candidates' providers may be asked."""
         caller.holds += 1
         for candidate in caller.call.candidates:

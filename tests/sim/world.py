@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from random import Random
 
@@ -23,7 +24,7 @@ from tests.sim.moments import begin_ns
 from tests.sim.operators import Operator
 from tests.sim.providers import Scripted, Timeline
 from tests.sim.scopes import Scopes
-from tests.sim.seen import CURRENT, GRACE_S, Caller
+from tests.sim.seen import CURRENT, GRACE_S, Caller, Notes
 from tests.sim.watch import Watch
 
 _AFTER_S = 3600.0  # so much later every breaker gives a permit again
@@ -54,6 +55,27 @@ class Outcome:
     settings: dict[str, str] = field(default_factory=dict)
 
 
+def guarded(loop: VirtualLoop, main: Coroutine[None, None, None], watch: Notes, faults: list[str]) -> None:
+    """Run to the end; nothing may be left over, and nothing may have failed unseen."""
+    loop.set_exception_handler(lambda loop, context: faults.append(f"{context['message']}: {context.get('exception')!r}"))
+    try:
+        loop.run_until_complete(main)
+    except Stuck as stuck:
+        waiting = [str(caller) for caller in watch.callers if caller.done_at is None]
+        watch.broken("world", f"{stuck}; {len(waiting)} calls have not ended: {waiting[:5]}")
+    finally:
+        for task in asyncio.all_tasks(loop):
+            watch.broken("world", f"a task is left over: {task.get_coro().__qualname__}")
+            task.cancel()
+        for caller in watch.callers:
+            if caller.call is not None:
+                caller.call.attempts.clear()  # these records are not tracked by the collector, and here a provider leads back to them
+        gc.collect()  # tasks whose exception nobody has asked for say so when they go
+        for fault in faults:
+            watch.broken("world", fault)
+        loop.close()
+
+
 class World:
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -69,9 +91,10 @@ class World:
             self.settings, catalog, log, clock_ns=self.loop.clock_ns, wall_ns=self.wall_ns, random=Random(random.random()).random
         )
         self.scopes = Scopes(self.settings)
-        self.ledger = WatchedLedger(engine.ledger, watch, self.scopes, engine.budgets.runs)
+        self.ledger = WatchedLedger(engine.ledger, watch, self.scopes)
+        self.ledger.follow(engine.budgets.runs)
         self.engine = watch.engine = replace(engine, ledger=self.ledger)
-        self.crowd = Crowd(random, runs=random.choice((0, 0, 0.1, 0.4)))
+        self.crowd = Crowd(random, runs=random.choice((0, 0.1, 0.6)))
         self.operator = Operator(random, self.engine, self.scopes, self.crowd, watch)
         engine.breakers.on_change.append(watch.change)
         engine.meter.call = self._reported
@@ -94,24 +117,7 @@ class World:
     # --- the run
 
     def play(self) -> Outcome:
-        loop = self.loop
-        loop.set_exception_handler(lambda loop, context: self.faults.append(f"{context['message']}: {context.get('exception')!r}"))
-        try:
-            loop.run_until_complete(self._main())
-        except Stuck as stuck:
-            waiting = [str(caller) for caller in self.watch.callers if caller.done_at is None]
-            self.watch.broken("world", f"{stuck}; {len(waiting)} calls have not ended: {waiting[:5]}")
-        finally:
-            for task in asyncio.all_tasks(loop):
-                self.watch.broken("world", f"a task is left over: {task.get_coro().__qualname__}")
-                task.cancel()
-            for caller in self.watch.callers:
-                if caller.call is not None:
-                    caller.call.attempts.clear()  # these records are not tracked by the collector, and here a provider leads back to them
-            gc.collect()  # tasks whose exception nobody has asked for say so when they go
-            for fault in self.faults:
-                self.watch.broken("world", fault)
-            loop.close()
+        guarded(self.loop, self._main(), self.watch, self.faults)
         return self._outcome()
 
     def _outcome(self) -> Outcome:
@@ -306,20 +312,3 @@ class _Attempts(list):
     def append(self, tried) -> None:
         super().append(tried)
         self._watch.tried(self._caller, tried)
-
-
-def play(seed: int) -> Outcome:
-    """Run one seed to its end."""
-    return World(seed).play()
-
-
-def run_part(seeds: range) -> list[Outcome]:
-    """Run some seeds in this process; of those that broke no rule the trace is left out."""
-    gc.collect()
-    gc.freeze()  # each seed ends with a collection, which need not look at what was there before
-    outcomes = []
-    for seed in seeds:
-        outcome = play(seed)
-        outcome.trace.clear()
-        outcomes.append(outcome)
-    return outcomes

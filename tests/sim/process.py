@@ -1,0 +1,222 @@
+"""One process of a fleet and what outlives it: a journal and a usage log in a folder. It is killed, loses power, and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from contextlib import suppress
+from random import Random
+
+from sidecar._core import Ledger, check_journal
+from sidecar.app import _keep_house, make_engine
+from sidecar.errors import StoreFailed
+from sidecar.store.usage_file import UsageFile
+from tests.sim.books import Books
+from tests.sim.ledger import WatchedLedger
+from tests.sim.scopes import Scopes
+
+_HEADER = 16  # bytes with which every file of a journal begins
+
+
+class Disk(UsageFile):
+    """A usage file whose disk is full now and then."""
+
+    is_full = False
+
+    def add(self, rows):
+        if self.is_full:
+            raise StoreFailed("no space left on device")
+        return super().add(rows)
+
+
+class Process:
+    """`fleet` is the world: clock, settings, providers, watch, Redis and PostgreSQL. What is drawn here is drawn before it runs."""
+
+    def __init__(self, fleet, number, folder, random: Random):
+        self.name = f"pod-{number}"
+        self.fleet = fleet
+        self.books = Books()
+        self.scopes = Scopes(fleet.settings)
+        self.engine = self.ledger = self.usage = None
+        self.is_alive = False
+        self.up = asyncio.Event()  # it takes calls
+        self.lost_power = False
+        self.callers = []  # of this life
+        self._kept = {}  # what operators have set, as the file has it
+        self._chores = []
+        self._random = random
+        self._folder = folder / self.name
+        self._lives = 0
+        self._fsync = random.choice(("settle", "interval", "never"))
+        # Small segments make snapshots, in a thread of their own, so that what lies where depends on more than the seed.
+        self._segment_bytes = random.choice((67108864, 67108864, 8192))
+        self._writes_every_s = 10 ** random.uniform(-0.7, 0.7)
+        self._folder.mkdir(parents=True)
+
+    @property
+    def journal(self):
+        return self._folder / f"journal-{self._lives}"
+
+    # --- life and death
+
+    def start(self):
+        """With the journal as the last life has left it."""
+        fleet = self.fleet
+        real, found = Ledger.open(self.journal, fsync=self._fsync, interval_ms=1, segment_bytes=self._segment_bytes)
+        if found and not self.lost_power:
+            fleet.watch.broken(self.name, f"its journal was left with {found}")
+        self.ledger = ledger = WatchedLedger(real, fleet.watch, self.scopes, self.books)
+        ledger.compare_all(self.name)
+        self._compare_names(real)
+        if real.journal().last < self.books.last:
+            fleet.watch.broken(self.name, f"its journal ends with entry {real.journal().last}, and there were {self.books.last}")
+        self.engine = engine = make_engine(
+            fleet.settings,
+            fleet.catalog,
+            fleet.log,
+            ledger=ledger,
+            clock_ns=fleet.loop.clock_ns,
+            wall_ns=fleet.wall_ns,
+            random=Random(self._random.random()).random,
+        )
+        engine.budgets.restore(self._kept, self._keep)
+        engine.providers.update(fleet.providers)
+        self.usage = engine.usage
+        self.usage._file = self.disk = Disk(self._folder)
+        engine.meter.on_call = self._ended
+        self._chores = [fleet.loop.create_task(chore) for chore in (_keep_house(engine), self._keep_usage(), self._begin())]
+        self.is_alive = True
+        fleet.watch.note(self.name, f"starts; its journal has {real.journal().last} entries")
+
+    async def _begin(self):
+        sharing, line = self.engine.sharing, self.fleet.redis.line(self.name)
+        if sharing is not None:
+            await sharing.begin(line, self.fleet.settings.fleet.learn_ms / 1000 + 2)
+        self.up.set()
+        if sharing is not None:
+            await sharing.run(line)
+
+    async def _keep(self, changes):
+        for key, text in changes.items():
+            if text is None:
+                self._kept.pop(key, None)
+            else:
+                self._kept[key] = text
+
+    def _compare_names(self, real):
+        """It has no accounts and no frozen ones beside those of the books."""
+        more = {name for name in real.names() if name not in self.books.accounts}
+        if more:
+            self.fleet.watch.broken(self.name, f"its journal gave back {sorted(more)}, which nothing was posted on")
+        wrong = [
+            name
+            for name in self.books.accounts
+            if (b := real.balance(name, self._window_begin(name))) and b.frozen != (name in self.books.frozen)
+        ]
+        if wrong:
+            self.fleet.watch.broken(self.name, f"its journal has forgotten who is frozen: {wrong}")
+
+    def _window_begin(self, name):
+        span = self.books.accounts[name].span
+        return 0 if span is None else span[0]
+
+    def _ended(self, call, duration_s):
+        self.usage.ended(call, duration_s)
+
+    def stop(self):
+        """In order: everything is written."""
+        self.is_alive = False
+        self.up.clear()
+        for chore in self._chores:
+            chore.cancel()
+        self.disk.is_full = False
+        self.usage._write()
+        self.ledger.compare_all(self.name)
+        self.disk.close()
+        if not self.ledger.close():
+            self.fleet.watch.broken(self.name, "its journal could not be written to its end")
+
+    def kill(self, *, power: bool):
+        """Not another word. Without power what the disk had not taken is gone as well: the journal ends at any byte."""
+        fleet = self.fleet
+        self.is_alive = False
+        self.up.clear()
+        self.ledger.is_dead = True
+        self.engine.meter.on_call = None
+        for chore in self._chores:
+            chore.cancel()
+        flying = [caller for caller in self.callers if caller.done_at is None]
+        for caller in flying:
+            caller.is_killed = True
+            caller.gone_at = fleet.watch.now
+            caller.task.cancel()
+        lost = {record.id for record in (*self.usage._records, *self.usage._rows)}
+        for caller in self.callers:
+            caller.row_lost = caller.row_lost or caller.name in lost
+        self.callers = []
+        self.disk.close()
+        power = power and self._segment_bytes > 8192
+        fleet.watch.note(self.name, f"{'loses power' if power else 'is killed'} with {len(flying)} calls, {len(lost)} rows unwritten")
+        self._leave_journal(power=power)
+
+    def _leave_journal(self, *, power):
+        ledger, old, written = self.ledger._ledger, self.journal, self.books.last
+        if self._segment_bytes > 8192 and not power:
+            self._lives += 1
+            shutil.copytree(old, self.journal)  # as it is at this moment, what the writer has not written yet included
+            ledger.close()
+        else:
+            ledger.close()
+            if power:
+                self.lost_power = True
+                written = self._cut()
+        self.books.reopen(written)
+
+    def _cut(self):
+        """Returns the number of the last entry that is left."""
+        (self.journal / "handover").unlink()
+        segment = max(self.journal.glob("segment-*"), key=lambda path: int(path.name.partition("-")[2]))
+        length = segment.stat().st_size
+        least = _HEADER if self._random.random() < 0.5 else max(_HEADER, length - 600)
+        with segment.open("r+b") as file:
+            file.truncate(self._random.randint(least, length))
+        report = check_journal(self.journal)
+        if report.damage:
+            self.fleet.watch.broken(self.name, f"a journal that was cut is damaged: {report.damage}")
+        return report.last
+
+    # --- the usage log
+
+    async def _keep_usage(self):
+        """What the usage log's threads do."""
+        while True:
+            await asyncio.sleep(self._writes_every_s)
+            with suppress(StoreFailed):
+                self.usage._write()
+                if self.fleet.postgres is not None:
+                    while self.usage._move(self.fleet.postgres):
+                        pass
+
+    # --- what is left
+
+    def rows(self):
+        """(id, nano-USD, tokens) of each row in its file, and the sum of its days' nano-USD."""
+        file = UsageFile(self._folder)
+        columns = "id, cost_nano_usd, input_tokens + cached_input_tokens + cache_write_tokens + output_tokens + reasoning_tokens"
+        rows = file._run(f"SELECT {columns} FROM llm_calls", ())
+        ((days,),) = file._run("SELECT COALESCE(SUM(cost_nano_usd), 0) FROM llm_days", ())
+        file.close()
+        return rows, days
+
+    def check_journal(self):
+        """Of a process that has stopped: its journal has each post once, and gives back what the books say."""
+        watch, books = self.fleet.watch, self.books
+        report = check_journal(self.journal)
+        if report.damage or (report.posts, report.posted_nano_usd, report.posted_tokens) != (len(books.posts), *books.posted):
+            found = f"{report.posts} posts of {report.posted_nano_usd} nano-USD and {report.posted_tokens} tokens {report.damage}"
+            watch.broken(self.name, f"its journal has {found}; posted were {len(books.posts)} of {books.posted}")
+        real, _ = Ledger.open(self.journal)
+        books.reopen(books.last)
+        WatchedLedger(real, watch, self.scopes, books).compare_all(self.name)
+        self._compare_names(real)
+        real.close()

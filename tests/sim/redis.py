@@ -1,0 +1,99 @@
+"""The Redis that processes share: slow, silent, cut off, and killed to come back with nothing, with old memories or with all."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.leases.meeting import Place
+
+_PATIENCE_S = 1.0  # of a process for one answer
+
+
+class Redis:
+    def __init__(self, random, loop, lease_ms, learn_ms, *, is_gentle):
+        self._random = random
+        self._loop = loop
+        self._times = (lease_ms, learn_ms)
+        self._runs = 1
+        self._kept = None
+        self.is_gentle = is_gentle
+        self.is_up = True
+        self.cut_off = set()
+        self.place = Place("run1", *self._times)
+
+    def line(self, pod):
+        return Line(self, pod)
+
+    @property
+    def now_ms(self):
+        return self._loop.now_ns // 1_000_000
+
+    def fresh(self):
+        return f"epoch{self._random.random()}"
+
+    async def travel(self, pod):
+        """A word or a reply on its way."""
+        random = self._random
+        await asyncio.sleep(random.expovariate(1 / 0.002) + random.choice((0, 0, 0, 0.03)))
+        is_lost = not self.is_gentle and random.random() < 0.02
+        if is_lost or not self.is_up or pod in self.cut_off:
+            await asyncio.sleep(_PATIENCE_S)
+            raise TimeoutError
+
+    def remember(self):
+        place = self.place
+        self._kept = ({key: dict(entries) for key, entries in place.accounts.items()}, place.epoch, dict(place.short))
+
+    def kill(self, after_s):
+        if not self.is_up:
+            return
+        self.is_up = False
+        self._loop.call_later(after_s, self._come_back, self._random.choice(("nothing", "old", "all")))
+
+    def _come_back(self, memory):
+        before, self._runs = self.place, self._runs + 1
+        self.place = Place(f"run{self._runs}", *self._times)
+        if memory == "all":
+            self.place.accounts, self.place.epoch, self.place.short = before.accounts, before.epoch, before.short
+        elif memory == "old" and self._kept is not None:
+            accounts, self.place.epoch, short = self._kept
+            self.place.accounts = {key: dict(entries) for key, entries in accounts.items()}
+            self.place.short = dict(short)
+        self.is_up = True
+
+    def cut(self, pod, for_s):
+        self.cut_off.add(pod)
+        self._loop.call_later(for_s, self.cut_off.discard, pod)
+
+    def told(self, account, end_ns, pod):
+        """What it knows this process to have spent."""
+        entry = self.place.accounts.get((account, end_ns), {}).get(pod.encode())
+        if entry is None:
+            return None
+        words = entry.split()
+        return int(words[3]), int(words[6])
+
+
+class Line:
+    """One process's way to it, as `store/shared_budgets.py` is."""
+
+    def __init__(self, redis, pod):
+        self._redis = redis
+        self._pod = pod
+
+    async def exchange(self, asks):
+        await self._redis.travel(self._pod)
+        reply = self._redis.place.exchange(self._pod.encode(), self._redis.fresh(), list(asks), self._redis.now_ms)
+        await self._redis.travel(self._pod)
+        return reply
+
+    async def teach(self, untaught, keep_ms):
+        await self._redis.travel(self._pod)
+        self._redis.place.teach(list(untaught))
+        untaught.clear()
+
+    def problem(self, error):
+        return f"redis: {error!r}"
+
+    async def close(self):
+        pass

@@ -1,0 +1,170 @@
+"""Rules of money broken on purpose are noticed: a hold that stays, a post too many, a row or an entry lost, a wrong day."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC
+from importlib import import_module
+
+import pytest
+
+from sidecar.errors import Cancelled
+from sidecar.policies.budgets import Budgets
+from sidecar.policies.leases import Leases
+from sidecar.policies.runs import Run, Runs
+from sidecar.policies.windows import Windows
+from sidecar.store.usage import UsageLog
+from tests.sim import process
+from tests.sim.fleet import play_fleet
+from tests.sim.world import World
+
+settle = import_module("sidecar.stages.settle")
+
+_WITHIN = 60  # seeds: so soon each broken rule is noticed
+
+
+def a_failed_call_keeps_its_hold(patch):
+    post = settle._post
+    patch.setattr(settle, "_post", lambda engine, call, reservation: None if call.error else post(engine, call, reservation))
+
+
+def a_call_is_posted_twice(patch):
+    def twice(engine, call, reservation):
+        for _ in range(2):
+            engine.ledger.post(reservation, call.nano_usd, 1, engine.wall_ns(), call.id)
+
+    patch.setattr(settle, "_post", twice)
+
+
+def an_overrun_is_hidden(patch):
+    post = settle._post
+
+    def at_most(engine, call, reservation):
+        call.nano_usd, spent = min(call.nano_usd, call.max_nano_usd), call.nano_usd
+        post(engine, call, reservation)
+        call.nano_usd = spent
+
+    patch.setattr(settle, "_post", at_most)
+
+
+def a_cancelled_calls_row_is_lost(patch):
+    ended = UsageLog.ended
+    patch.setattr(UsageLog, "ended", lambda log, call, s: None if isinstance(call.error, Cancelled) else ended(log, call, s))
+
+
+def rows_are_written_again_after_a_failure(patch):
+    write = UsageLog._write
+
+    def forgetful(log):
+        before = list(log._rows)
+        write(log)
+        for row in before:
+            row.id += "-again"
+        log._rows += before
+
+    patch.setattr(UsageLog, "_write", forgetful)
+
+
+def the_journal_loses_its_last_entry(patch):
+    class Forgetful:
+        @staticmethod
+        def copytree(old, new):
+            shutil.copytree(old, new, ignore=shutil.ignore_patterns("handover"))
+            segment = max(new.glob("segment-*"))
+            with segment.open("r+b") as file:
+                file.truncate(max(16, segment.stat().st_size - 1))
+
+    patch.setattr(process, "shutil", Forgetful)
+
+
+def days_are_those_of_utc(patch):
+    init = Windows.__init__
+    patch.setattr(Windows, "__init__", lambda windows, kind, zone: init(windows, kind, UTC))
+
+
+def a_window_never_ends(patch):
+    window = Windows._window
+    patch.setattr(Windows, "at", lambda windows, now_ns: windows._now or setattr(windows, "_now", window(windows, now_ns)) or windows._now)
+
+
+def an_account_is_left_out(patch):
+    accounts = Budgets.accounts
+    patch.setattr(Budgets, "accounts", lambda budgets, call, now_ns: accounts(budgets, call, now_ns)[:3])
+
+
+def what_operators_set_is_not_in_force(patch):
+    patch.setattr(Budgets, "_put", lambda budgets, row, account, own: None)
+
+
+def what_operators_set_is_forgotten(patch):
+    patch.setattr(Budgets, "restore", lambda budgets, kept, keep: setattr(budgets, "keep", keep))
+
+
+def the_reserve_of_a_run_is_ignored(patch):
+    rules = Run.rules
+
+    def whole(run):
+        found = rules(run)
+        return found | {run.first_account: found[run.account]}
+
+    patch.setattr(Run, "rules", whole)
+
+
+def optional_agents_take_what_others_need(patch):
+    patch.setattr(Runs, "_kept_for_others", lambda runs, run, share, call, ledger, now_ns: None)
+
+
+def steps_are_not_counted(patch):
+    let_in = Runs.let_in
+
+    def uncounted(runs, run, call, reservation, now_ns):
+        let_in(runs, run, call, reservation, now_ns)
+        run.steps = 0
+
+    patch.setattr(Runs, "let_in", uncounted)
+
+
+def a_lease_counts_twice(patch):
+    allowed = Leases._allowed
+    patch.setattr(Leases, "_allowed", lambda leases, entry, unit, limit: 2 * allowed(leases, entry, unit, limit))
+
+
+def redis_is_not_told_what_the_journal_has(patch):
+    patch.setattr(Leases, "learn", lambda leases, accounts: None)
+
+
+def alone(seed):
+    return World(seed).play()
+
+
+BROKEN = {
+    a_failed_call_keeps_its_hold: (alone, "reservations hold something"),
+    a_call_is_posted_twice: (alone, "is settled a second time"),
+    an_overrun_is_hidden: (alone, "and it used"),
+    a_cancelled_calls_row_is_lost: (play_fleet, "it has no row in the usage log"),
+    rows_are_written_again_after_a_failure: (play_fleet, "rows of nobody"),
+    the_journal_loses_its_last_entry: (play_fleet, "its journal ends with entry"),
+    days_are_those_of_utc: (alone, "does not begin and end with a day"),
+    a_window_never_ends: (alone, "expected one that holds now_ns"),
+    an_account_is_left_out: (alone, "are missing"),
+    what_operators_set_is_not_in_force: (alone, "it should be"),
+    what_operators_set_is_forgotten: (play_fleet, "it should be"),
+    the_reserve_of_a_run_is_ignored: (alone, "of the run it is held on"),
+    optional_agents_take_what_others_need: (alone, "others' who matter more"),
+    steps_are_not_counted: (alone, "which may make"),
+    a_lease_counts_twice: (play_fleet, "all processes together"),
+    redis_is_not_told_what_the_journal_has: (play_fleet, "and Redis was told"),
+}
+
+
+@pytest.mark.parametrize("break_rule", BROKEN, ids=lambda found: found.__name__)
+def test_a_broken_rule_of_money_is_noticed(break_rule, monkeypatch):
+    break_rule(monkeypatch)
+    play, words = BROKEN[break_rule]
+    seen = set()
+    for seed in range(_WITHIN):
+        breaks = play(seed).breaks
+        if any(words in sentence for sentence in breaks):
+            return
+        seen.update(breaks)
+    pytest.fail(f"{_WITHIN} seeds did not notice it; they noticed {sorted(seen)[:3]}")
