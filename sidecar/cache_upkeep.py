@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import Gauge
 
@@ -13,10 +13,12 @@ from sidecar.caching import forget
 from sidecar.engine import Engine
 from sidecar.errors import StoreFailed
 from sidecar.store.cache_entry import Entry, vault_of
-from sidecar.store.cache_file import CacheFile
 from sidecar.store.cache_invalidation import Invalidation
-from sidecar.store.cache_shared import SharedAnswers
 from sidecar.store.hints import client_of
+
+if TYPE_CHECKING:
+    from sidecar.store.cache_file import CacheFile
+    from sidecar.store.cache_shared import SharedAnswers
 
 _GAUGES: dict[str, str] = {
     "llm_cache_entries": "Answers that are remembered in memory.",
@@ -56,6 +58,8 @@ class CacheStores:
         folder = engine.settings.server.data_dir
         if not engine.settings.cache.persist or self._vault is None or folder is None:
             return
+        from sidecar.store.cache_file import CacheFile  # with SQLite, which a sidecar without a folder does without
+
         self._file = CacheFile(Path(folder), self._vault, engine.wall_ns, self._threads(self._tell_file), self._threads(self._tell_garbled))
         engine.answers.elsewhere.append(self._file)
 
@@ -64,6 +68,8 @@ class CacheStores:
         engine, redis = self._engine, self._engine.settings.redis
         if redis.url is None:
             return
+
+        from sidecar.store.cache_shared import SharedAnswers
 
         async def hear(one: Invalidation) -> None:
             problems: list[str] = []

@@ -111,16 +111,18 @@ class Answers:
     def keep(self, entry: Entry, now_ns: int) -> None:
         """Remember an answer that has just been made. Raises UnicodeEncodeError for text that is none."""
         data = packed(entry)
-        self._put(entry, data, 0, now_ns)
-        for place in self.elsewhere:
+        if self.is_gone(entry):
+            return
+        for place in self.elsewhere:  # first, since what there is no room for here shall go from the file too
             place.put(entry, data)
+        self._put(entry, data, 0, now_ns)
 
     def take_in(self, entry: Entry, now_ns: int) -> Found | None:
         """Remember one that was kept elsewhere; None: it is too old, from the future, or gone."""
         age_ms = self._wall_ns() // 1_000_000 - entry.kept_ms
         if not -_SKEW_MS <= age_ms < entry.keep_ms or not 0 < entry.life_ms <= entry.keep_ms:
             return None
-        if self.invalidations.hit(entry.generation, entry.named, entry.kept_ms, entry.call_id):
+        if self.is_gone(entry):
             return None
         age_ns = max(0, age_ms) * 1_000_000
         self.invalidations.generation = max(self.invalidations.generation, entry.generation)  # numbers go on from where they were
@@ -147,8 +149,6 @@ class Answers:
         return self.invalidations.hit(entry.generation, entry.named, entry.kept_ms, entry.call_id)
 
     def _put(self, entry: Entry, data: bytes, age_ns: int, now_ns: int) -> None:
-        if self.invalidations.hit(entry.generation, entry.named, entry.kept_ms, entry.call_id):
-            return
         kept_ns = now_ns - age_ns
         size = _ENTRY_BYTES + len(data) + len(entry.named.tenant) + len(entry.named.user) + (_QUESTION_BYTES if entry.question else 0)
         kept = Kept(

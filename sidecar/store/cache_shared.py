@@ -218,6 +218,7 @@ class SharedAnswers:
         """All answers of all pods are looked through. Raises StoreFailed."""
         if self._vault is None:
             return 0
+        self._unwrite(one)
         hit = 0
         try:
             cursor = 0
@@ -237,6 +238,13 @@ class SharedAnswers:
         except Exception as error:
             told = f"answers in {self._address} could not be erased, though none is given any more: {problem_of(error)}"
             raise StoreFailed(told) from None
+
+    def _unwrite(self, one: Invalidation) -> None:
+        """What waits to be written shall not be."""
+        for digest, (entry, data) in list(self._waiting.items()):
+            if entry.generation < one.generation and one.hits(entry.named, entry.kept_ms, entry.call_id):
+                del self._waiting[digest]
+                self._waiting_bytes -= len(data)
 
     def _unwanted(self, one: Invalidation, keys: list[bytes], values: list[bytes | None]) -> list[bytes]:
         """Those that it hits, and those that nobody can read: a pod with another key may have written them."""
@@ -303,6 +311,7 @@ class SharedAnswers:
             self._is_slow = False
             self._turn("")
         for number, rule in rules:
+            self._unwrite(rule)
             await self._hear(rule)
             self._learned = number
         self.learned.set()

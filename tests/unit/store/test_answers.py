@@ -58,6 +58,35 @@ def test_what_is_wanted_stays_though_a_thousand_others_pass_by():
     assert store.evicted > 1_000
 
 
+class Elsewhere:
+    """What another place has in the end."""
+
+    name = "elsewhere"
+
+    def __init__(self):
+        self.kept = set()
+
+    def put(self, entry, data):
+        self.kept.add(entry.digest)
+
+    def gone(self, digests):
+        self.kept.difference_update(digests)
+
+
+def test_the_file_keeps_what_memory_keeps_and_no_more():
+    store = answers()
+    store.elsewhere.append(place := Elsewhere())
+    for number in range(1_000):
+        store.keep(an_entry(number), number)
+        store.find(digest(number % 7), number, FOREVER)
+    store.keep(an_entry(5_000, text="".join(random.Random(1).choices("abcdefghijklmnop", k=800_000))), 1_000)
+    assert place.kept == {found for found, _ in store.entries(1_000)}
+    place.kept.clear()
+    store.invalidate(Invalidation(generation=5))
+    store.keep(an_entry(1, generation=4), 1_001)  # a call that began before
+    assert not place.kept
+
+
 def test_one_that_is_larger_than_all_room_is_not_kept_and_drives_nobody_out():
     store = answers(most_bytes=65_536)
     store.keep(an_entry(1), 0)
