@@ -28,6 +28,7 @@ from prometheus_client import CollectorRegistry
 from sidecar import VERSION
 from sidecar._core import Ledger
 from sidecar.alerts import Alerts, connect_alerts
+from sidecar.cache_proofs import CacheProofs
 from sidecar.cache_upkeep import CacheStores
 from sidecar.call import Call, Caller, Chunk, GenerateAsk, GenerateRequest, Message, Text
 from sidecar.catalog import Catalog
@@ -119,7 +120,7 @@ async def _serve(settings: Settings) -> int:
     engine = make_engine(settings, catalog, log, ledger=ledger)
     _open_store(engine)
     alerts = await _connect_alerts(engine)
-    stores = _open_cache(engine)
+    stores, proofs = _open_cache(engine)
     doors = _Doors(engine, (*settings.notices, *catalog.notices, *skipped_providers(settings), *_without_log(settings), *found))
     try:
         await doors.open()
@@ -140,6 +141,7 @@ async def _serve(settings: Settings) -> int:
         for provider in engine.providers.values():
             await provider.close()
         await stores.close()
+        await proofs.close()
         await asyncio.to_thread(engine.usage.close)
         await alerts.close(_LAST_WORDS_S)
         engine.user_preferences.close()
@@ -585,14 +587,17 @@ def _open_store(engine: Engine) -> None:
             raise StartError(error.message) from None
 
 
-def _open_cache(engine: Engine) -> CacheStores:
-    """Where answers are remembered beside memory. Raises StartError, or SettingsError for a missing package."""
-    stores = CacheStores(engine)
+def _open_cache(engine: Engine) -> tuple[CacheStores, CacheProofs]:
+    """Where answers, and what is proven of them, are kept beside memory. Raises StartError, or SettingsError for a missing package."""
+    judge = engine.similar.judge
+    assert isinstance(judge, CacheJudge)  # noqa: S101  (`make_engine` has made it)
+    stores, proofs = CacheStores(engine), CacheProofs(engine, judge)
     try:
         stores.open()
+        proofs.open()
     except StoreFailed as error:
         raise StartError(error.message) from None
-    return stores
+    return stores, proofs
 
 
 async def _connect_alerts(engine: Engine) -> Alerts:

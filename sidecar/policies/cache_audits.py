@@ -30,7 +30,7 @@ its own bound holds as said, for each pod by itself.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import islice
 from math import exp, inf, log
 from typing import Final, Literal
@@ -40,7 +40,7 @@ from msgspec import Struct
 _RATES: Final = (0.0, 0.1, 0.25, 0.5)  # r_j: of the target
 _WEIGHTS: Final = (0.4, 0.2, 0.2, 0.2)  # w_j: most for no failure at all, so that 169 audits without one prove 2 % at 95 %
 _WORSE: Final = 4  # times the target: what the CUSUM looks for
-_MOST: Final = 10_000  # namespaces, about 600 bytes each
+MOST: Final = 10_000  # namespaces, about 600 bytes each
 _MOST_SERVED: Final = 20_000  # calls that a complaint may still name
 _MOST_TOLD: Final = 200  # at a time: a bound takes some 0.1 ms
 _ENOUGH: Final = 700.0  # of a logarithm: beyond it is no float
@@ -152,7 +152,7 @@ class Audits:
         confidence: float,
         tell: Callable[[Standing], None] = lambda _: None,
         changed: Callable[[Namespace], None] = lambda _: None,
-        most: int = _MOST,
+        most: int = MOST,
     ) -> None:
         self._share = share
         self._target = target
@@ -167,6 +167,7 @@ class Audits:
         self._worsens = log(worse / target)
         self._heals = log((1 - worse) / (1 - target))
         self._states: OrderedDict[Namespace, _State] = OrderedDict()
+        self.open = 0  # how many of them are
         self._served: OrderedDict[str, tuple[Namespace, str]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -236,20 +237,22 @@ class Audits:
             return None
         return Kept(namespace, state.own, state.others, state.complaints, state.drift, state.alarm)
 
-    def restore(self, kept: Iterator[Kept]) -> None:
+    def restore(self, kept: Iterable[Kept]) -> None:
         """From the one audited the longest ago to the latest, before the first call. Nobody is told."""
         for one in kept:
             state = self._state(one.namespace)
             state.own, state.others, state.complaints = one.own, one.others, one.complaints
             state.drift, state.alarm = one.drift, one.alarm
             state.is_open = self._may_open(state)
+            self.open += state.is_open
 
     def _state(self, namespace: Namespace) -> _State:
         state = self._states.get(namespace)
         if state is None:
             state = self._states[namespace] = _State()
             if len(self._states) > self._most:
-                self._states.popitem(last=False)
+                _, gone = self._states.popitem(last=False)
+                self.open -= gone.is_open
         else:
             self._states.move_to_end(namespace)
         return state
@@ -265,6 +268,7 @@ class Audits:
         if is_own:
             self.changed(namespace)
         if was_open is not state.is_open:
+            self.open += 1 if state.is_open else -1
             self._tell(self._standing(namespace, state))
 
     def _may_open(self, state: _State) -> bool:

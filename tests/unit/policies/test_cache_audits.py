@@ -139,7 +139,7 @@ def test_what_is_kept_brings_a_namespace_back_as_it_was():
         audits.record(NAME, same=False)
     assert changed[-1] == NAME
     later, told = make()
-    later.restore(iter([audits.kept(NAME)]))
+    later.restore([audits.kept(NAME)])
     assert later.standings()[0] == audits.standings()[0]
     assert later.decide(NAME, 0.99) == "audit"
     assert told == []

@@ -1,0 +1,165 @@
+"""Similar questions, end to end: audited until it is proven how seldom their answers are wrong, then given; closed again when they are."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest_asyncio
+
+from sidecar.v1 import cache_pb2, ops_pb2
+from sidecar.v1 import llm_pb2 as pb
+from tests.fakes.script import Say
+from tests.flow.reading import failed, streamed
+from tests.flow.test_commands import sidecar_command
+
+NODE = "sim.ilar"
+MODEL = "compatible/compatible-default"
+# Two audits without a failure prove this much: 0.4 / (1 - 0.5) ** 2 + ... is more than 1 / (1 - 0.5).
+ROWS = f"""
+[nodes.sim.ilar]
+primary = "{MODEL}"
+temperature = 0.0
+cache = {{ mode = "default", semantic = "on" }}
+
+[nodes.sim.shadow]
+primary = "{MODEL}"
+temperature = 0.0
+cache = {{ mode = "default", semantic = "shadow" }}
+
+[cache.audit]
+target = 0.5
+confidence = 0.5
+share = 0.01
+"""
+NONE, EXACT, SEMANTIC = pb.CacheResult.KIND_NONE, pb.CacheResult.KIND_EXACT, pb.CacheResult.KIND_SEMANTIC
+
+
+def variants():
+    """Questions that are the same but for spaces: each another key, all as similar as can be."""
+    words = ("how", "do", "i", "reset", "my", "password")
+    for gaps in itertools.product((" ", "  "), repeat=len(words) - 1):
+        yield "".join(word + gap for word, gap in zip(words, (*gaps, "?"), strict=True))
+
+
+def ask(prompt: str, node: str = NODE, **fields: object) -> pb.GenerateRequest:
+    return pb.GenerateRequest(**{"prompt": prompt, "caller": pb.Caller(node=node, tenant="acme", plan="paid")} | fields)
+
+
+async def proofs(sidecar, node: str = "") -> cache_pb2.ListCacheProofsResponse:
+    return await sidecar.ops.ListCacheProofs(cache_pb2.ListCacheProofsRequest(node=node))
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def pod(start_sidecar, upstream, tmp_path):
+    upstream.on("compatible-default", Say(pieces=("Open the settings.",)))
+    yield await start_sidecar(ROWS, f'data_dir = "{tmp_path}/data"')
+    upstream.on("compatible-default", Say())
+
+
+async def until_given(pod, questions, most: int = 20) -> pb.GenerateResponse:
+    """Ask in ever other words until one is answered from memory."""
+    for question in itertools.islice(questions, most):
+        got = await pod.llm.Generate(ask(question))
+        assert got.text == "Open the settings."
+        if got.cache.kind == SEMANTIC:
+            return got
+        assert got.cost.nano_usd > 0
+    raise AssertionError(f"{most} questions, and none was answered from memory")
+
+
+async def test_audited_until_proven_then_given_and_closed_by_failures(pod, upstream):
+    questions = variants()
+    given = await until_given(pod, questions)
+    assert (given.cost.nano_usd, given.usage.input_tokens) == (0, 0)
+    assert given.cache.score >= 0.95
+    (proof,) = (await proofs(pod)).proofs
+    assert (proof.node, proof.tenants, proof.model) == (NODE, "paid", MODEL)
+    assert (proof.failures, proof.complaints, proof.served, proof.open) == (0, 0, 1, True)
+    assert 2 <= proof.audits <= 4
+    assert 0 < proof.bound <= 0.5
+    kinds = [event async for event in events(pod)]
+    assert [event.message.partition(":")[0] for event in kinds] == [f"similar questions of {NODE} are from now on answered from the cache"]
+    read = await pod.metrics()
+    assert read("llm_cache_audit_total", node=NODE, outcome="same") == proof.audits
+
+    # What models say changes: whoever is audited finds out. Until one is, a hit is an old answer; so ask as a user who complains.
+    upstream.on("compatible-default", Say(pieces=("Write to the help desk.",)))
+    for _ in range(6):
+        got = await pod.llm.Generate(ask(next(questions)))
+        if got.cache.kind == SEMANTIC:
+            await pod.ops.GiveFeedback(ops_pb2.GiveFeedbackRequest(id=got.id, vote=ops_pb2.VOTE_DOWN))
+        (proof,) = (await proofs(pod)).proofs
+        if not proof.open:
+            break
+    assert not proof.open
+    assert proof.failures > 0
+    assert [event.facts["node"] async for event in events(pod)] == [NODE, NODE]
+
+
+async def events(pod):
+    for event in (await pod.ops.ListEvents(ops_pb2.ListEventsRequest(kind="cache"))).events:
+        yield event
+
+
+async def test_a_complaint_counts_once_and_takes_the_answer_away(pod):
+    questions = variants()
+    given = await until_given(pod, questions)
+    before = (await proofs(pod)).proofs[0]
+    for vote in (ops_pb2.VOTE_UP, ops_pb2.VOTE_DOWN, ops_pb2.VOTE_DOWN):
+        await pod.ops.GiveFeedback(ops_pb2.GiveFeedbackRequest(id=given.id, vote=vote))
+    after = (await proofs(pod)).proofs[0]
+    assert (after.audits - before.audits, after.failures, after.complaints) == (1, 1, 1)
+    source = given.cache.source_call_id
+    assert source
+    look = await pod.ops.CacheLookup(cache_pb2.CacheLookupRequest(generate=ask(next(questions))))
+    assert source not in {candidate.source_call_id for candidate in look.candidates}
+
+
+async def test_in_shadow_audits_count_and_nothing_is_given(pod):
+    questions = variants()
+    for question in itertools.islice(questions, 6):
+        got = await streamed(pod.llm.Stream(ask(question, "sim.shadow")))
+        assert got.end.cache.kind == NONE
+    (proof,) = (await proofs(pod, "sim.shadow")).proofs
+    assert (proof.audits, proof.failures, proof.served, proof.open) == (5, 0, 0, True)
+    assert (await proofs(pod, NODE)).proofs == []
+
+
+async def test_fresh_answers_that_differ_are_failed_audits_and_take_the_old_one_away(pod, upstream):
+    questions = variants()
+    first = await pod.llm.Generate(ask(next(questions)))
+    upstream.on("compatible-default", Say(pieces=("Close the settings.",)))
+    second = await pod.llm.Generate(ask(next(questions)))
+    assert second.text == "Close the settings."
+    (proof,) = (await proofs(pod)).proofs
+    assert (proof.audits, proof.failures, proof.open, proof.bound) == (1, 1, False, 1.0)
+    again = await pod.llm.Generate(ask(next(variants())))  # word for word as the first one was
+    assert again.id != first.id
+    assert again.cache.kind == NONE
+    assert (await pod.metrics())("llm_cache_audit_total", node=NODE, outcome="numbers or names") == 1
+
+
+async def test_what_was_proven_outlives_the_process(pod, start_sidecar, tmp_path):
+    questions = variants()
+    await until_given(pod, questions)
+    (before,) = (await proofs(pod)).proofs
+    await pod.stop()
+    again = await start_sidecar(ROWS, f'data_dir = "{tmp_path}/data"')
+    (after,) = (await proofs(again)).proofs
+    assert after.open
+    before.served = 0
+    assert after == before
+    assert [event async for event in events(again)] == []
+
+
+async def test_command_line_tells_it(pod):
+    await until_given(pod, variants())
+    status, out, err = await sidecar_command("cache", "proofs", "--node", NODE, "--target", pod.target)
+    assert (status, err) == (0, "")
+    assert "fewer than 50.00% are wrong at 0.5 confidence" in out
+    assert f"{NODE} paid {MODEL}: open; 0 of " in out
+
+
+async def test_a_node_that_is_none_is_refused(pod):
+    got = await failed(pod.ops.ListCacheProofs(cache_pb2.ListCacheProofsRequest(node="ilar")))
+    assert got.field == "node"
