@@ -31,16 +31,18 @@ def talk(client: redis.Redis, pod: str, learn_ms: int = 0) -> SharedBudgets:
     return SharedBudgets(client, address="redis", prefix="twins", pod=pod, lease_ms=60_000, learn_ms=learn_ms)
 
 
-async def test_the_scripts_do_what_their_twin_does(server):
+@pytest.mark.parametrize("learn_ms", [0, 10**8])  # never, and without an end
+async def test_the_scripts_do_what_their_twin_does(server, learn_ms):
     random = Random(7)
-    place = Place("one", 60_000, 0)
+    place = Place("one", 60_000, learn_ms)
     pods = [f"pod{n}" for n in range(4)]
-    sequences = dict.fromkeys(pods, 0)
+    sequences, known = dict.fromkeys(pods, 0), dict.fromkeys(pods, 0)
     limits: dict[str, Both] = {name: (random.choice((1000, LARGEST)), random.choice((-1, 500))) for name in ACCOUNTS}
     spent: dict[tuple[str, str], list[int]] = {(pod, name): [0, 0] for pod in pods for name in ACCOUNTS}
+    last: dict[str, tuple[tuple[bytes, bytes], ...]] = {}
     async with redis.Redis(port=server.port) as client:
-        talks = {pod: talk(client, pod) for pod in pods}
-        for _ in range(400):
+        talks = {pod: talk(client, pod, learn_ms) for pod in pods}
+        for _ in range(600):
             pod = random.choice(pods)
             asks = []
             for name in random.sample(ACCOUNTS, random.randint(0, 3)):
@@ -49,14 +51,43 @@ async def test_the_scripts_do_what_their_twin_does(server):
                 if random.random() < 0.5:
                     used[:] = [used[0] + random.choice((0, 3, 40)), used[1] + random.randint(0, 9)]
                 lost = random.random() < 0.1
-                asks.append(ask(random, name, max(1, sequences[pod]), (0, 0) if lost else (used[0], used[1]), limits[name]))
+                heard = known[pod] if random.random() < 0.2 else 0
+                asks.append(ask(random, name, max(1, sequences[pod]), heard, (0, 0) if lost else (used[0], used[1]), limits[name]))
             real = await talks[pod].exchange(asks)
             seconds, micros = await client.time()
+            before = place.epoch
             twin = place.exchange(pod.encode(), real.epoch, asks, seconds * 1000 + micros // 1000)
+            assert (place.epoch == before) is (before is not None and before[0] == real.epoch)  # both have forgotten, or neither
             assert [kept(answer) for answer in real.answers] == [kept(answer) for answer in twin.answers]
             plain = [(a.stale, a.lease, a.used, a.total, a.taken) for a in real.answers]
             assert plain == [(a.stale, a.lease, a.used, a.total, a.taken) for a in twin.answers], asks
             assert (real.learning, set(real.short)) == (twin.learning, set(twin.short))
+            for one, answer in zip(asks, real.answers, strict=True):
+                known[pod] = known[pod] if answer.stale else one.sequence
+                last[one.account] = answer.others
+            if random.random() < 0.03:
+                await client.flushall()
+                place.accounts, place.epoch, place.short = {}, None, {}
+            if random.random() < 0.1:
+                taught = [(name, END_NS, entries) for name, entries in last.items()]
+                place.teach(taught)
+                await talks[pod].teach(taught, 60_000)
+                assert not taught
+
+
+async def test_a_server_that_was_started_anew_learns_first_whatever_it_still_knows(server):
+    async with redis.Redis(port=server.port) as client:
+        one = talk(client, "one", learn_ms=60_000)
+        first = await one.exchange([])
+        assert first.learning
+        name, dump = "{twins}:budgets", await client.dump("{twins}:budgets")
+        server.kill()
+        server.start()
+        await client.restore(name, 0, dump)  # as from a file of its own
+        second = await one.exchange([])
+        assert second.learning
+        assert second.epoch != first.epoch
+        assert (await one.exchange([])).epoch == second.epoch
 
 
 def kept(answer: Answer) -> dict[bytes, list[bytes]]:
@@ -64,7 +95,7 @@ def kept(answer: Answer) -> dict[bytes, list[bytes]]:
     return {pod: [*entry.split()[:1], *entry.split()[2:]] for pod, entry in answer.others}
 
 
-def ask(random: Random, name: str, sequence: int, used: Both, limit: Both) -> Ask:
+def ask(random: Random, name: str, sequence: int, known: int, used: Both, limit: Both) -> Ask:
     def more(base: Both, *choices: int) -> Both:
         return base[0] + random.choice(choices), base[1] + random.choice(choices)
 
@@ -72,4 +103,4 @@ def ask(random: Random, name: str, sequence: int, used: Both, limit: Both) -> As
     have = more(held, 0, 0, 5, 90)
     want = more(have, 0, 10, 100, 1000)
     need, least = (more(held, 4, 30), more(held, 1, 4)) if random.random() < 0.5 else ((0, 0), (0, 0))
-    return Ask(name, END_NS, sequence, 0, 60_000, limit, used, held, have, want, need, least)
+    return Ask(name, END_NS, sequence, known, 60_000, limit, used, held, have, want, need, least)
