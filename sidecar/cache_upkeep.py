@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import Gauge
 
+from sidecar.cache_embedding import QuestionVectors
 from sidecar.caching import forget
 from sidecar.engine import Engine
 from sidecar.errors import StoreFailed
@@ -34,8 +35,10 @@ class CacheStores:
     """Opens what settings name, and does what must be done beside the calls."""
 
     def __init__(self, engine: Engine) -> None:
-        """Raises SettingsError for a missing package."""
+        """Raises SettingsError for a missing package or an unknown model."""
         self._engine = engine
+        if engine.settings.cache.embedding:
+            engine.similar.embed = QuestionVectors(engine)
         self._vault = vault_of(engine.settings)
         self._file: CacheFile | None = None
         self._shared: SharedAnswers | None = None

@@ -28,13 +28,14 @@ _USUAL_ACCEPTANCE: Final = 0.95  # of services that settings do not name
 class Caching:
     """What the cache knows of one call while it is under way. `leads`: identical calls wait for what becomes of this one."""
 
-    __slots__ = ("generation", "key", "leads", "rule", "would_be")
+    __slots__ = ("generation", "key", "leads", "rule", "vector", "would_be")
 
     def __init__(self, rule: Rule, key: Key, generation: int) -> None:
         self.rule = rule
         self.key = key
         self.generation = generation
         self.leads = False
+        self.vector: Sequence[float] | None = None  # of the question, where one was made
         self.would_be: Likely | None = None  # a similar answer that was not given, to be compared with what a provider says
 
 
@@ -138,6 +139,27 @@ def similar(engine: Engine, call: Call, caching: Caching) -> list[Likely]:
     return likely
 
 
+async def near(engine: Engine, call: Call, caching: Caching, least: float) -> list[Likely]:
+    """The same by the questions' vectors, where settings name a model that makes them: paid by this call's tenant, for the answer too.
+
+    Both the cosine and the verifier's score must be at least this. Makes the question's vector, which its own answer is kept with.
+    """
+    key, now_ns = caching.key, engine.clock_ns()
+    if engine.similar.embed is None or not key.is_similar or not engine.similar.is_short(key.question):
+        return []
+    caching.vector = vector = await engine.similar.embed(call, key.question)
+    if vector is None:
+        return []
+    likely = []
+    for digest, cosine in await engine.similar.nearest(key.partition, vector, least):
+        found = engine.answers.old(digest, now_ns) if digest != key.digest else None
+        if found is not None and server_of(call, found.entry) is not None:
+            verdict = compare(key.question, found.entry.question, cosine)
+            is_fresh = found.age_ns < found.entry.life_ms * 1_000_000
+            likely.append(Likely(found.entry, found.age_ns, is_fresh, cosine, verdict.score, verdict.veto))
+    return sorted(likely, key=lambda one: -one.score)
+
+
 def acceptance(engine: Engine, call: Call) -> float:
     """The least score of a similar answer that is given."""
     service = engine.settings.services.get(call.service)
@@ -212,6 +234,8 @@ def remember(engine: Engine, call: Call) -> None:
         entry = _entry(engine, call, caching)
         try:
             engine.answers.keep(entry, engine.clock_ns())
+            if caching.vector is not None:
+                engine.similar.add_vector(entry, caching.vector)
         except UnicodeEncodeError:  # a provider's text may hold halves of characters, which nobody can write down
             entry = None
     if caching.would_be is not None and call.error is None and call.recalled is None and call.answer is not None:

@@ -18,10 +18,8 @@ _TIME_WORDS = frozenset(
     ("now", "today", "tonight", "tomorrow", "yesterday", "current", "currently", "latest", "newest", "recent", "recently", "nowadays")
 )
 _NEAR = frozenset(("this", "last", "next", "past"))
-_SPANS = frozenset(
-    ("minute", "minutes", "hour", "hours", "morning", "afternoon", "evening", "night", "day", "days", "week", "weeks", "weekend", "month")
-    + ("months", "quarter", "quarters", "year", "years")
-)
+_SPANS = frozenset(("morning", "afternoon", "evening", "night", "weekend"))
+_UNITS = re.compile("(?:minute|hour|day|week|month|quarter|year)s?")
 _KOREAN = re.compile("지금|현재|오늘|내일|어제|그제|모레|방금|최근|최신|이번|지난|다음\\s?(?:주|달|해|분기)|올해|작년|내년")
 _WORDS = re.compile("[a-z]+")
 _LOOKED_AT = 20_000  # characters at either end of a question
@@ -98,7 +96,9 @@ def has_time_words(text: str) -> bool:
     words = _WORDS.findall(text.lower())
     if not _TIME_WORDS.isdisjoint(words):
         return True
-    return not _NEAR.isdisjoint(words) and any(near in _NEAR and span in _SPANS for near, span in pairwise(words))
+    return not _NEAR.isdisjoint(words) and any(
+        near in _NEAR and (span in _SPANS or _UNITS.fullmatch(span) is not None) for near, span in pairwise(words)
+    )
 
 
 def _temperature(call: Call, request: GenerateRequest) -> float:

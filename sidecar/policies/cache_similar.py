@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
 
-from sidecar._core import PromptIndex
+from sidecar._core import PromptIndex, SimilarityIndex
 
 if TYPE_CHECKING:
     from sidecar.answer import Answer
@@ -55,6 +57,9 @@ class Judge(Protocol):
         """What has been proven of this node, or of all (""), the latest audited first."""
 
 
+Embed = Callable[["Call", str], Awaitable[Sequence[float] | None]]  # the vector of a question, None where there is none in time
+
+
 class Similar:
     """The questions of the answers that are remembered, by partition. Without a judge nothing is given: everything is shadow."""
 
@@ -63,14 +68,22 @@ class Similar:
         self._keys: dict[bytes, int] = {}
         self._digests: dict[int, bytes] = {}
         self._next = 0
+        self._most_bytes = most_bytes
+        self._vectors: SimilarityIndex | None = None  # once it is known how long vectors are
         self.judge: Judge | None = None
+        self.embed: Embed | None = None
 
     def __len__(self) -> int:
         return len(self._index)
 
+    @staticmethod
+    def is_short(question: str) -> bool:
+        """Something is asked, and it is not so long that only an identical question is the same."""
+        return len(question) <= _LONGEST and bool(question.strip())
+
     def add(self, entry: Entry) -> None:
         """An answer is remembered now."""
-        if not entry.question.strip() or len(entry.question) > _LONGEST:
+        if not self.is_short(entry.question):
             return
         key = self._keys.get(entry.digest)
         if key is not None:
@@ -89,10 +102,35 @@ class Similar:
             if key is not None:
                 del self._digests[key]
                 self._index.remove(key)
+                if self._vectors is not None:
+                    self._vectors.remove(key)
+
+    def add_vector(self, entry: Entry, vector: Sequence[float]) -> None:
+        """The vector of a remembered question. One that is of another length than the first, or no direction at all, finds nothing."""
+        key = self._keys.get(entry.digest)
+        if key is None:
+            return
+        try:
+            if self._vectors is None:
+                each = len(vector) * 4 + len(vector) // 8 + 100
+                self._vectors = SimilarityIndex(len(vector), capacity=max(1, min(_MOST, self._most_bytes // each)))
+            self._vectors.add(entry.partition.hex(), key, vector)
+        except ValueError:
+            return
+
+    async def nearest(self, partition: bytes, vector: Sequence[float], least: float) -> list[tuple[bytes, float]]:
+        """Digest and cosine of questions whose vectors are near, nearest first. In a thread: of many it takes a millisecond."""
+        if self._vectors is None or not any(vector):
+            return []
+        try:
+            found = await asyncio.to_thread(self._vectors.nearest, partition.hex(), vector, _LOOKED_AT, least)
+        except ValueError:
+            return []
+        return [(digest, cosine) for key, cosine in found if (digest := self._digests.get(key)) is not None]
 
     def candidates(self, partition: bytes, question: str) -> list[tuple[bytes, float, float, str]]:
         """Digest, similarity, score and veto of questions like this one, best first. Some 0.1 ms among 10,000 of its partition."""
-        if not question.strip() or len(question) > _LONGEST:
+        if not self.is_short(question):
             return []
         found = self._index.candidates(partition.hex(), question, _LOOKED_AT)
         return [(self._digests[one.key], one.similarity, one.score, one.veto) for one in found]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sidecar.caching import Batch, Caching, Landed, acceptance, best, exact, give, land, most_age_ns, semantic, server_of, similar
+from sidecar.caching import Batch, Caching, Landed, acceptance, best, exact, give, land, most_age_ns, near, semantic, server_of, similar
 from sidecar.call import Call, EmbedRequest, Recalled
 from sidecar.engine import Engine
 from sidecar.errors import NotCached
@@ -41,7 +41,7 @@ async def recall(engine: Engine, call: Call) -> bool:
             await give(engine, call, told.found, told.how)
             return True
         caching.leads = told == "lead"
-    hit = await _elsewhere(engine, call, key.digest) or _similar(engine, call, caching)
+    hit = await _elsewhere(engine, call, key.digest) or await _similar(engine, call, caching)
     if hit is not None:
         found, how = hit
         land(engine, call, found, how)
@@ -58,14 +58,15 @@ def _will_do(engine: Engine, call: Call, found: Found) -> bool:
     return is_young and server_of(call, found.entry) is not None and not engine.answers.is_gone(found.entry)
 
 
-def _similar(engine: Engine, call: Call, caching: Caching) -> tuple[Found, Recalled] | None:
+async def _similar(engine: Engine, call: Call, caching: Caching) -> tuple[Found, Recalled] | None:
     """An answer to a similar question, where the node has it so and it is proven how seldom such answers are wrong."""
     rule, judge = caching.rule, engine.similar.judge
     if rule.semantic == "off":
         return None
     if engine.answers.shared is not None and caching.key.is_similar:
         engine.answers.shared.want(caching.key.partition)
-    likely = best(similar(engine, call, caching), acceptance(engine, call), most_age_ns(call))
+    least, most_ns = acceptance(engine, call), most_age_ns(call)
+    likely = best(similar(engine, call, caching), least, most_ns) or best(await near(engine, call, caching, least), least, most_ns)
     if likely is None:
         return None
     if rule.semantic == "on" and judge is not None and judge.may_give(call, likely):
