@@ -50,7 +50,7 @@ class CacheSettings(Struct, frozen=True):
     read_ms: Annotated[int, Meta(ge=1, le=1_000)] = 5  # what Redis may take to answer; then nothing is known
     key: Secret | None = None
     version: str = ""
-    embedding: str = ""  # a model that makes vectors of questions, so that more similar ones are found; "": by their letters and words alone
+    embedding: str = ""  # a model that makes vectors of questions, so that more similar ones are found; "": by letters and words alone
     embedding_ms: Annotated[int, Meta(ge=1, le=60_000)] = 1_000  # how long a call waits for its vector, which it pays for
     stale_acceptance: Share = 0.98  # least score of a similar answer when every model fails
     audit: AuditSettings = AuditSettings()
