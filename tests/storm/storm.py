@@ -128,7 +128,8 @@ class Storm:
                 self._upstream.on(name, say)
             self._server.start()
             try:
-                self.pods = [Pod(self._folder, f"pod{n}", self._tables()) for n in range(self._count)]
+                tables = self._tables(usd_per_million=300 / seconds)  # so that the dollar lasts for most of the storm
+                self.pods = [Pod(self._folder, f"pod{n}", tables) for n in range(self._count)]
                 await asyncio.gather(*(pod.start() for pod in self.pods))
                 callers = [asyncio.create_task(self._call(random.Random(n))) for n in range(self._callers)]
                 await self._kill(time.monotonic() + seconds, pause_s)
@@ -148,8 +149,8 @@ class Storm:
         self.books.seconds = time.monotonic() - began
         return self.books
 
-    def _tables(self) -> str:
-        models = "".join(model_row(name, "compatible", output="20.00") for name in KINDS)
+    def _tables(self, usd_per_million: float) -> str:
+        models = "".join(model_row(name, "compatible", output=f"{usd_per_million:.2f}") for name in KINDS)
         limits = f'[limits]\ntenant_day_usd = "{BUDGET_NANO_USD // 10**9}"\ntenant_day_tokens = 1_000_000_000\ntime_zone = "{_zone()}"\n'
         shared = f'[redis]\nurl = "{self._server.url}"\n[fleet]\nlease_ms = 60_000\nwait_ms = 200\n'
         quiet = '[logging]\nlevel = "error"\n[retries]\nunavailable = {retries = 0}\n'
