@@ -112,8 +112,9 @@ async def test_reader_who_takes_nothing(strict, upstream):
     upstream.on("compatible-default", Say(pieces=("x" * 50_000,) * 1000))
     body = json.dumps({"prompt": "hi", "model": "compatible-default", "caller": {"tenant": "stuck"}}).encode()
     reader, writer = await connect(strict)
+    asked = len(upstream.asked("compatible-default"))
     writer.write(HEAD.replace(b"generate", b"stream") + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-    exchange = await upstream.request("compatible-default")
+    exchange = await upstream.request("compatible-default", asked)
     await exchange.ended(within_s=15)  # the sidecar has given the reader up
     assert exchange.pieces_sent < 500
     await strict.until_idle()
