@@ -282,7 +282,8 @@ def _of_http(error: web.HTTPException, request: web.Request) -> BadHttp:
     if isinstance(error, web.HTTPMethodNotAllowed):
         return WrongMethod(f"{request.method} {path} is not served; expected {', '.join(sorted(error.allowed_methods))}")
     if error.status == 404:
-        return NoSuchPath(f"no such path: {path!r}")
+        served = sorted(resource.canonical for resource in request.app.router.resources())
+        return NoSuchPath(f"no such path: {path!r}; expected one of {', '.join(served)}")
     return BadHttp(f"the request is no HTTP that is served here: {error.reason}")
 
 

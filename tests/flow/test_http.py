@@ -145,7 +145,9 @@ async def test_what_is_no_request_of_ours(http, sidecar):
     for method, path, status in (("GET", "/v1/generate", 405), ("POST", "/v1/nothing", 404), ("PUT", "/", 404)):
         async with http.request(method, sidecar.http_url + path, json={}) as response:
             assert response.status == status
-            assert (await response.json())["error"]["reason"] == "INVALID_REQUEST"
+            said = (await response.json())["error"]
+            assert said["reason"] == "INVALID_REQUEST"
+            assert ("/v1/chat/completions, " in said["message"]) == (status == 404)  # who took another path is told which there are
     for headers in ({"content-type": "text/plain"}, {"content-type": "application/json", "content-encoding": "gzip"}):
         async with http.post(sidecar.http_url + "/v1/generate", data=b"{}", headers=headers) as response:
             assert response.status == 415
