@@ -255,12 +255,15 @@ def remember(engine: Engine, call: Call) -> None:
         engine.flights.hand_over(digest)
 
 
-async def complain(engine: Engine, call_id: str) -> None:
-    """A user says that this call's answer is wrong. If it was a similar question's, that counts as a failed audit, and the entry goes."""
+async def complain(engine: Engine, call_id: str) -> bool:
+    """A user says that this call's answer is wrong. Returns whether it was a similar question's of late: that is a failed audit, and the
+    entry goes.
+    """
     judge = engine.similar.judge
     source = judge.complain(call_id) if judge is not None else None
     if source is not None:
         await invalidate(engine, Invalidation(generation=0, entry=source))
+    return source is not None
 
 
 async def invalidate(engine: Engine, what: Invalidation) -> tuple[dict[str, int], list[str]]:

@@ -76,7 +76,6 @@ class UsageOps:
 
     async def GiveFeedback(self, request: pb.GiveFeedbackRequest, context: Context) -> pb.GiveFeedbackResponse:  # noqa: N802
         async with Rescue(context, self._engine.meter.log):
-            usage, _ = self._log()
             if not request.id:
                 raise InvalidRequest("id is empty; expected the id of a call, as its answer tells it", field="id")
             has_quality = request.HasField("quality")
@@ -87,10 +86,11 @@ class UsageOps:
             vote = _VOTES[request.vote]
             if not has_quality and vote is None:
                 raise InvalidRequest("neither quality nor vote is set; expected one of them or both", field="quality")
+            if vote == -1 and await complain(self._engine, request.id) and not self._engine.usage.is_kept:
+                return pb.GiveFeedbackResponse()
+            usage, _ = self._log()
             if not await usage.rate(request.id, round(request.quality * 1_000_000) if has_quality else None, vote):
                 raise UnknownCall(f"the usage log has no call {request.id[:64]!r}; its rows are kept for usage.keep_days", field="id")
-            if vote == -1:
-                await complain(self._engine, request.id)
             return pb.GiveFeedbackResponse()
 
     def _log(self) -> tuple[UsageLog, date]:

@@ -204,15 +204,16 @@ class Audits:
         self._counted(namespace, state, 0, 1)
         return namespace, source
 
-    def learn(self, namespace: Namespace, others: Counts) -> None:
-        """What all other pods have counted. Fewer audits than were known: somebody forgot, and this pod does not."""
-        state = self._state(namespace)
-        more = others.audits - state.others.audits
-        if more <= 0:
-            return
+    def learn(self, namespace: Namespace, others: Counts) -> bool:
+        """What all other pods have counted. Returns whether it is news; fewer audits than were known are none: somebody forgot some."""
+        state = self._states.get(namespace)
+        more = others.audits - state.others.audits if state is not None else 0
+        if state is None or more <= 0:
+            return False
         failures = max(0, others.failures - state.others.failures)
         state.others = others
         self._counted(namespace, state, max(0, more - failures), failures, is_own=False)
+        return True
 
     def bound(self, namespace: Namespace) -> float:
         state = self._states.get(namespace)
@@ -225,6 +226,10 @@ class Audits:
 
     def standing(self, namespace: Namespace) -> Standing:
         return self._standing(namespace, self._states.get(namespace) or _State())
+
+    def latest(self, many: int) -> list[Namespace]:
+        """Those audited last."""
+        return list(islice(reversed(self._states), many))
 
     def own(self, namespace: Namespace) -> Counts:
         """What this pod has counted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,14 @@ class ProofFile:
     def __init__(self, folder: Path) -> None:
         """Raises StoreFailed where the folder cannot be used."""
         self._path = folder / FILE
-        self._file = open_small_file(self._path, _FORM, _TABLE)
+        self._file = file = open_small_file(self._path, _FORM, _TABLE)
+        try:
+            with file:
+                file.execute("CREATE TABLE IF NOT EXISTS pod (name TEXT NOT NULL)")
+                file.execute("INSERT INTO pod (name) SELECT ? WHERE NOT EXISTS (SELECT * FROM pod)", (uuid.uuid4().hex,))
+            (self.pod,) = file.execute("SELECT name FROM pod").fetchone()  # whose counts these are, among other pods'
+        except file.Error as error:
+            raise unusable(self._path, error) from None
 
     def load(self, most: int) -> list[bytes]:
         """The `most` that were written last, the oldest first; the others are deleted. Raises StoreFailed."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 
+import pytest
 import pytest_asyncio
+import redis.asyncio as redis
 
 from sidecar.v1 import cache_pb2, ops_pb2
 from sidecar.v1 import llm_pb2 as pb
 from tests.fakes.script import Say
+from tests.fakes.servers import Server, programs
 from tests.flow.reading import failed, streamed
 from tests.flow.test_commands import sidecar_command
 
@@ -31,7 +35,8 @@ target = 0.5
 confidence = 0.5
 share = 0.01
 """
-NONE, EXACT, SEMANTIC = pb.CacheResult.KIND_NONE, pb.CacheResult.KIND_EXACT, pb.CacheResult.KIND_SEMANTIC
+NONE, SEMANTIC = pb.CacheResult.KIND_NONE, pb.CacheResult.KIND_SEMANTIC
+PROGRAM = next(iter(programs().values()), None)
 
 
 def variants():
@@ -158,6 +163,49 @@ async def test_command_line_tells_it(pod):
     assert (status, err) == (0, "")
     assert "fewer than 50.00% are wrong at 0.5 confidence" in out
     assert f"{NODE} paid {MODEL}: open; 0 of " in out
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="neither redis-server nor valkey-server is installed")
+async def test_pods_add_up_what_they_audit(start_sidecar, upstream, tmp_path):
+    upstream.on("compatible-default", Say(pieces=("Open the settings.",)))
+    with Server(PROGRAM) as server:
+        rows = (
+            ROWS.replace("target = 0.5\nconfidence = 0.5", "target = 0.2\nconfidence = 0.8")
+            + f'[fleet]\nshare_budgets = false\n[redis]\nurl = "{server.url}"\n'
+        )
+        one = await start_sidecar(rows, f'data_dir = "{tmp_path}/one"')
+        two = await start_sidecar(rows)
+        for pod in (one, two):
+            for question in itertools.islice(variants(), 7):
+                assert (await pod.llm.Generate(ask(question))).cache.kind == NONE  # six audits are not enough, twelve are
+        for pod in (one, two):
+            assert await until_audits(pod, 12) == (12, 0, True)
+        given = await two.llm.Generate(ask(next(itertools.islice(variants(), 20, None))))
+        assert given.cache.kind == SEMANTIC
+        await two.ops.GiveFeedback(ops_pb2.GiveFeedbackRequest(id=given.id, vote=ops_pb2.VOTE_DOWN))
+        assert await until_audits(one, 13) == (13, 1, False)
+        async with redis.Redis(port=server.port) as client:
+            (key,) = await client.keys("sidecar:cache:proof:*")
+            assert {name: int(value) for name, value in (await client.hgetall(key)).items() if not name.startswith(b"p:")} == {
+                b"audits": 13,
+                b"failures": 1,
+            }
+            await client.flushall()  # what a server forgets, the pods tell it again
+            async with asyncio.timeout(20):
+                while await client.hget(key, "audits") != b"13":  # noqa: ASYNC110  (another process's)
+                    await asyncio.sleep(0.1)
+        await one.stop()
+    again = await start_sidecar(rows, f'data_dir = "{tmp_path}/one"')  # without the server: what it had heard counts
+    (proof,) = (await proofs(again)).proofs
+    assert (proof.audits, proof.failures, proof.open) == (13, 1, False)
+    upstream.on("compatible-default", Say())
+
+
+async def until_audits(pod, many: int) -> tuple[int, int, bool]:
+    async with asyncio.timeout(20):
+        while not (found := (await proofs(pod)).proofs) or found[0].audits < many:  # noqa: ASYNC110  (another process's)
+            await asyncio.sleep(0.1)
+    return found[0].audits, found[0].failures, found[0].open
 
 
 async def test_a_node_that_is_none_is_refused(pod):
