@@ -3,21 +3,25 @@
 //! A veto is a difference that changes what is asked, by name; any one is enough. What no veto refuses gets a score from 0 to 1.
 //! Everything works on `Analysis`, so that what is stored is analysed once.
 
+mod align;
+mod analysis;
+mod english;
+mod features;
 mod fold;
 pub mod index;
+mod korean;
+mod lexicon;
+mod trees;
+mod values;
+mod veto;
+mod words;
 
+pub use analysis::{Analysis, MOST_BYTES, MOST_TERMS, analyse};
 pub use fold::fold;
+pub use veto::NAMES as VETOES;
 
-/// Texts longer than this, folded, are only ever equal if they are identical: the time stays linear and an entry small.
-pub const MOST_BYTES: usize = 600;
-
-/// What is kept of a prompt to compare it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Analysis {
-    /// Of the folded text without case and closing punctuation.
-    identity: u64,
-    text: Box<str>,
-}
+/// Equal but for spacing and punctuation between words.
+const REPEAT: f64 = 0.999;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
@@ -25,24 +29,80 @@ pub struct Verdict {
     pub score: f64,
     /// What refuses; empty if nothing does.
     pub veto: &'static str,
-    pub features: Vec<(&'static str, f32)>,
+    pub features: [f32; features::COUNT],
     /// In words: what decided.
     pub deciding: Vec<String>,
 }
 
-pub fn analyse(text: &str) -> Analysis {
-    let text = fold(text).to_lowercase();
-    let plain = text.trim_end_matches(['.', '!', '?', ' ']);
-    Analysis { identity: hash(plain.as_bytes()), text: if text.len() > MOST_BYTES { "".into() } else { text.into() } }
+impl Verdict {
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, f32)> {
+        features::NAMES.into_iter().zip(self.features)
+    }
 }
 
-/// Scores the question `asked` against the one `stored`; `cosine` of their embeddings, where there are any.
+/// Scores the question `asked` against the one `stored`, and says why; `cosine` of their embeddings, where there are any.
 pub fn compare(asked: &Analysis, stored: &Analysis, cosine: Option<f32>) -> Verdict {
-    let features = cosine.map(|cosine| vec![("cosine", cosine)]).unwrap_or_default();
-    if asked.identity == stored.identity {
-        return Verdict { score: 1.0, veto: "", features, deciding: vec!["identical".into()] };
+    let (asked, stored) = ordered(asked, stored);
+    let alignment = align::align(asked, stored);
+    let features = features::features(asked, stored, &alignment, cosine);
+    let done = |score: f64, veto: &'static str, deciding: Vec<String>| Verdict { score, veto, features, deciding };
+    if let Some(score) = repeat(asked, stored) {
+        return done(score, "", vec![if score == 1.0 { "identical".into() } else { "a repeat, but for spaces and punctuation".into() }]);
     }
-    Verdict { score: 0.0, veto: "words", features, deciding: Vec::new() }
+    if let Some((name, detail)) = veto::before(asked, stored).or_else(|| veto::after(asked, stored, &alignment)) {
+        return done(0.0, name, vec![detail]);
+    }
+    let trees = trees::trees();
+    done(trees.score(&features), "", costs(trees, &features))
+}
+
+/// The score and veto alone, with no more work than they need.
+fn judge(asked: &Analysis, stored: &Analysis) -> (f64, &'static str) {
+    let (asked, stored) = ordered(asked, stored);
+    if let Some(score) = repeat(asked, stored) {
+        return (score, "");
+    }
+    if let Some((name, _)) = veto::before(asked, stored) {
+        return (0.0, name);
+    }
+    let alignment = align::align(asked, stored);
+    if let Some((name, _)) = veto::after(asked, stored, &alignment) {
+        return (0.0, name);
+    }
+    (trees::trees().score(&features::features(asked, stored, &alignment, None)), "")
+}
+
+/// What refuses without a look at the words, if they are no repeat of each other.
+fn refused_at_once(asked: &Analysis, stored: &Analysis) -> Option<&'static str> {
+    let (asked, stored) = ordered(asked, stored);
+    if repeat(asked, stored).is_some() { None } else { veto::before(asked, stored).map(|found| found.0) }
+}
+
+/// One order for both directions, so that the verdict is symmetric.
+fn ordered<'a>(a: &'a Analysis, b: &'a Analysis) -> (&'a Analysis, &'a Analysis) {
+    if (a.letters_only, a.identity) <= (b.letters_only, b.identity) { (a, b) } else { (b, a) }
+}
+
+fn repeat(a: &Analysis, b: &Analysis) -> Option<f64> {
+    if a.identity == b.identity {
+        return Some(1.0);
+    }
+    (a.letters_only == b.letters_only && a.bytes > 0).then_some(REPEAT)
+}
+
+/// The features that cost the score most: those whose value of an identical pair would raise it.
+fn costs(trees: &trees::Trees, features: &features::Features) -> Vec<String> {
+    let margin = trees.margin(features);
+    let mut costs: Vec<(f64, usize)> = (0..features::COUNT)
+        .filter_map(|at| {
+            let mut better = *features;
+            better[at] = features::best(at, features[at]);
+            let cost = trees.margin(&better) - margin;
+            (cost > 0.05).then_some((cost, at))
+        })
+        .collect();
+    costs.sort_by(|x, y| y.0.total_cmp(&x.0));
+    costs.iter().take(4).map(|(cost, at)| format!("{} = {} costs {cost:.2}", features::NAMES[*at], features[*at])).collect()
 }
 
 /// FNV-1a, mixed once more (splitmix64's finish), so that all bits are good.

@@ -27,7 +27,7 @@ impl Verdict {
     #[getter]
     fn features<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let features = PyDict::new(py);
-        for (name, value) in &self.0.features {
+        for (name, value) in self.0.named() {
             features.set_item(name, value)?;
         }
         Ok(features)

@@ -5,11 +5,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Analysis, analyse, compare, hash};
+use super::analysis::{EXACT, NAME, VALUE};
+use super::lexicon::LOOSE;
+use super::{Analysis, analyse, hash, judge, refused_at_once};
 use crate::similarity::sketch::Sketcher;
 
 /// Dimensions that words and trigrams are hashed into; a sketch has as many bits.
 const DIMENSIONS: usize = 1024;
+/// So many are looked at per candidate asked for.
+const POOL_PER_CANDIDATE: usize = 8;
+/// Numbers, codes and names count for more than words: they tell the prompts of one template apart.
+const DISTINCTIVE: f32 = 3.0;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
@@ -62,9 +68,17 @@ pub fn prepare(text: &str) -> Prepared {
     Prepared { analysis, sketch }
 }
 
+/// Words by their meaning, where it is known, and trigrams of their letters; long texts as a whole.
 fn features(analysis: &Analysis) -> impl Iterator<Item = (u64, f32)> {
-    let text = analysis.text.as_bytes();
-    text.windows(3).map(|trigram| (hash(trigram), 1.0))
+    let words = analysis.terms.iter().map(|term| {
+        let group = term.groups.iter().copied().filter(|&group| group != 0 && group < LOOSE).min();
+        let meaning = group.map_or(u64::from(term.hash), u64::from);
+        let distinctive = if term.marks & (VALUE | EXACT | NAME) != 0 { DISTINCTIVE } else { 1.0 };
+        let meaning = if term.marks & VALUE != 0 { u64::from(term.hash) << 16 } else { meaning };
+        (hash(&meaning.to_le_bytes()), f32::from(term.weight) * distinctive)
+    });
+    let trigrams = analysis.letters.as_bytes().windows(3).map(|trigram| (hash(trigram), 1.0));
+    words.chain(trigrams).chain(std::iter::once((analysis.letters_only, 2.0)))
 }
 
 impl PromptIndex {
@@ -140,18 +154,28 @@ impl PromptIndex {
         let Some(rows) = self.partitions.get(partition) else { return Vec::new() };
         self.sketcher.distances(&asked.sketch, &rows.sketches, &mut self.distances);
         let mut order: Vec<(u32, u32)> = self.distances.iter().enumerate().map(|(row, &distance)| (distance, row as u32)).collect();
-        if order.len() > most {
-            order.select_nth_unstable(most - 1);
-            order.truncate(most);
+        let pool = most * POOL_PER_CANDIDATE;
+        if order.len() > pool {
+            order.select_nth_unstable(pool - 1);
+            order.truncate(pool);
+        }
+        order.sort_unstable();
+        // Prompts of one template differ in a number or a name: what that refuses at once takes no place from the others.
+        let refusals = order.iter().map(|&(_, row)| refused_at_once(&asked.analysis, &rows.entries[row as usize].analysis));
+        let mut chosen: Vec<(u32, u32, Option<&'static str>)> =
+            order.iter().zip(refusals).map(|(&(distance, row), refusal)| (distance, row, refusal)).collect();
+        if chosen.len() > most {
+            chosen.sort_by_key(|entry| entry.2.is_some());
+            chosen.truncate(most);
         }
         let bits = self.sketcher.bits() as f32;
-        let mut found: Vec<Candidate> = order
+        let mut found: Vec<Candidate> = chosen
             .into_iter()
-            .map(|(distance, row)| {
+            .map(|(distance, row, refusal)| {
                 let entry = &rows.entries[row as usize];
-                let verdict = compare(&asked.analysis, &entry.analysis, None);
+                let (score, veto) = refusal.map_or_else(|| judge(&asked.analysis, &entry.analysis), |veto| (0.0, veto));
                 let similarity = (std::f32::consts::PI * distance as f32 / bits).cos().clamp(0.0, 1.0);
-                Candidate { key: entry.key, similarity, score: verdict.score, veto: verdict.veto }
+                Candidate { key: entry.key, similarity, score, veto }
             })
             .collect();
         found.sort_by(|a, b| b.score.total_cmp(&a.score).then(b.similarity.total_cmp(&a.similarity)).then(a.key.cmp(&b.key)));
