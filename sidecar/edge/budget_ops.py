@@ -183,6 +183,11 @@ class BudgetOps:
             return shown
         # What was set since the account was last used is in force with its next call.
         shown.ClearField("limit_nano_usd")
+        known = self._engine.sharing.leases.standing(account, now_ns) if self._engine.sharing is not None else None
+        if known is not None:
+            _, used, taken = known
+            shown.all_pods.used_nano_usd, shown.all_pods.used_tokens = used
+            shown.all_pods.set_aside_nano_usd, shown.all_pods.set_aside_tokens = taken[0] - used[0], taken[1] - used[1]
         shown.ClearField("limit_tokens")
         if rule.limit_nano_usd is not None:
             shown.limit_nano_usd = rule.limit_nano_usd + shown.topped_up_nano_usd

@@ -133,6 +133,7 @@ class Balance(_message.Message):
     OVERRUNS_FIELD_NUMBER: _builtins.int
     REFUSALS_FIELD_NUMBER: _builtins.int
     FROZEN_FIELD_NUMBER: _builtins.int
+    ALL_PODS_FIELD_NUMBER: _builtins.int
     account: _builtins.str
     """Its name."""
     used_nano_usd: _builtins.int
@@ -161,6 +162,10 @@ class Balance(_message.Message):
     def resets_in(self) -> _duration_pb2.Duration:
         """Until the window ends. Not set: it has none, as accounts of a run."""
 
+    @_builtins.property
+    def all_pods(self) -> Global___AllPods:
+        """What pods that share their budgets have used together; the other figures are this pod's own. Not set: this pod has not heard of it."""
+
     def __init__(
         self,
         *,
@@ -177,10 +182,11 @@ class Balance(_message.Message):
         overruns: _builtins.int = ...,
         refusals: _builtins.int = ...,
         frozen: _builtins.bool = ...,
+        all_pods: Global___AllPods | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit_nano_usd", b"_limit_nano_usd", "_limit_tokens", b"_limit_tokens", "limit_nano_usd", b"limit_nano_usd", "limit_tokens", b"limit_tokens", "resets_in", b"resets_in"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit_nano_usd", b"_limit_nano_usd", "_limit_tokens", b"_limit_tokens", "all_pods", b"all_pods", "limit_nano_usd", b"limit_nano_usd", "limit_tokens", b"limit_tokens", "resets_in", b"resets_in"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit_nano_usd", b"_limit_nano_usd", "_limit_tokens", b"_limit_tokens", "account", b"account", "frozen", b"frozen", "limit_nano_usd", b"limit_nano_usd", "limit_tokens", b"limit_tokens", "overruns", b"overruns", "pending_nano_usd", b"pending_nano_usd", "pending_tokens", b"pending_tokens", "refusals", b"refusals", "resets_in", b"resets_in", "topped_up_nano_usd", b"topped_up_nano_usd", "topped_up_tokens", b"topped_up_tokens", "used_nano_usd", b"used_nano_usd", "used_tokens", b"used_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit_nano_usd", b"_limit_nano_usd", "_limit_tokens", b"_limit_tokens", "account", b"account", "all_pods", b"all_pods", "frozen", b"frozen", "limit_nano_usd", b"limit_nano_usd", "limit_tokens", b"limit_tokens", "overruns", b"overruns", "pending_nano_usd", b"pending_nano_usd", "pending_tokens", b"pending_tokens", "refusals", b"refusals", "resets_in", b"resets_in", "topped_up_nano_usd", b"topped_up_nano_usd", "topped_up_tokens", b"topped_up_tokens", "used_nano_usd", b"used_nano_usd", "used_tokens", b"used_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit_nano_usd: _TypeAlias = _typing.Literal["limit_nano_usd"]  # noqa: Y015
     _WhichOneofArgType__limit_nano_usd: _TypeAlias = _typing.Literal["_limit_nano_usd", b"_limit_nano_usd"]  # noqa: Y015
@@ -192,6 +198,40 @@ class Balance(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__limit_tokens) -> _WhichOneofReturnType__limit_tokens | None: ...
 
 Global___Balance: _TypeAlias = Balance  # noqa: Y015
+
+@_typing.final
+class AllPods(_message.Message):
+    """One account of all pods that share it, as the answering pod last heard of it: at most a second ago while it uses the account."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USED_NANO_USD_FIELD_NUMBER: _builtins.int
+    USED_TOKENS_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_NANO_USD_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_TOKENS_FIELD_NUMBER: _builtins.int
+    used_nano_usd: _builtins.int
+    """Spent."""
+    used_tokens: _builtins.int
+    """Spent."""
+    set_aside_nano_usd: _builtins.int
+    """Held by calls in flight, or leased by a pod for those to come."""
+    set_aside_tokens: _builtins.int
+    """Held by calls in flight, or leased by a pod for those to come."""
+    def __init__(
+        self,
+        *,
+        used_nano_usd: _builtins.int = ...,
+        used_tokens: _builtins.int = ...,
+        set_aside_nano_usd: _builtins.int = ...,
+        set_aside_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["set_aside_nano_usd", b"set_aside_nano_usd", "set_aside_tokens", b"set_aside_tokens", "used_nano_usd", b"used_nano_usd", "used_tokens", b"used_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AllPods: _TypeAlias = AllPods  # noqa: Y015
 
 @_typing.final
 class ListBudgetsRequest(_message.Message):

@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 import redis.asyncio as redis
 
+from sidecar.v1 import budgets_pb2, ops_pb2
 from sidecar.v1 import llm_pb2 as pb
-from sidecar.v1 import ops_pb2
 from tests.fakes.running import Sidecar
 from tests.fakes.servers import Server, programs
 from tests.flow.reading import failed
@@ -99,6 +99,8 @@ async def test_two_pods_spend_one_budget_to_its_end_and_not_beyond(pod, server):
     spent = answered * COST
     assert spent <= 1_000_000
     await told(server, spent)
+    balance = (await one.ops.GetBudget(budgets_pb2.GetBudgetRequest(account="tenant:acme:test"))).balance
+    assert (balance.all_pods.used_nano_usd, balance.used_nano_usd < spent) == (spent, True)
     status = await failed(one.llm.Generate(ask(), timeout=10))
     assert "account tenant:acme:test has a limit of 0.001000 USD that pods share" in status.message
     assert (await one.llm.Generate(ask("another"), timeout=10)).cost.nano_usd == COST
