@@ -80,6 +80,7 @@ from sidecar.store.shared_budgets import SharedBudgets
 from sidecar.store.usage import NOT_KEPT, UsageLog
 from sidecar.upkeep import connect_budgets, connect_hints, keep_usage, upkeep
 from sidecar.v1 import llm_pb2, llm_pb2_grpc, ops_pb2, ops_pb2_grpc
+from sidecar.word_upkeep import Hearing, connect_words
 
 _HOUSEKEEPING_S = 30.0
 _JOURNAL_WATCH_S = 1.0
@@ -126,8 +127,8 @@ async def _serve(settings: Settings) -> int:
         await doors.open()
         peers = await connect_hints(engine)
         await stores.connect()
-        await proofs.connect()
         budgets = await _share_budgets(engine)
+        hearing = await connect_words(engine)
         await connect_all(engine)
         await warm_up(engine)
         _settle_heap()
@@ -136,7 +137,7 @@ async def _serve(settings: Settings) -> int:
         log.write(
             "info", "serving", version=VERSION, environment=settings.profile.name, listen=doors.bound, providers=sorted(engine.providers)
         )
-        await _until_stopped(engine, doors, peers, budgets)
+        await _until_stopped(engine, doors, peers, budgets, hearing)
     finally:
         await doors.close()
         for provider in engine.providers.values():
@@ -167,7 +168,9 @@ def _settle_heap() -> None:
     gc.set_threshold(20_000, 10, 20)
 
 
-async def _until_stopped(engine: Engine, doors: _Doors, peers: Hints | None, budgets: SharedBudgets | None) -> None:
+async def _until_stopped(
+    engine: Engine, doors: _Doors, peers: Hints | None, budgets: SharedBudgets | None, hearing: Hearing | None
+) -> None:
     """SIGTERM or SIGINT: an orderly end. A second one: an end at once."""
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
@@ -182,6 +185,8 @@ async def _until_stopped(engine: Engine, doors: _Doors, peers: Hints | None, bud
     chores = [
         loop.create_task(chore) for chore in (_keep_house(engine), _watch_journal(engine), _keep_runs(engine), engine.admission.watch())
     ]
+    if hearing is not None:
+        chores.append(loop.create_task(hearing.run()))
     upkeeping = loop.create_task(upkeep(engine, peers, budgets))
     await asked.wait()
     for chore in chores:
@@ -327,12 +332,14 @@ def make_engine(
     answers.on_gone.append(similar.remove)
     similar.judge = CacheJudge(settings, random, partial(meter.event, "cache"))
     ledger = Ledger() if ledger is None else ledger
+    budgets = Budgets(settings)
+    budgets.bind(ledger, wall_ns)
     return Engine(
         settings=settings,
         catalog=catalog,
         providers={},
         preferences=Preferences(settings, catalog, settings.configured),
-        budgets=Budgets(settings),
+        budgets=budgets,
         dear_calls=DearCalls(settings.limits),
         ledger=ledger,
         sharing=Sharing(settings.fleet, ledger, clock_ns, wall_ns) if settings.redis.url and settings.fleet.share_budgets else None,
@@ -581,7 +588,7 @@ def _open_store(engine: Engine) -> None:
     if folder is not None:
         try:
             engine.user_preferences.open(Path(folder))
-            engine.budgets.restore(engine.budget_file.open(Path(folder)), engine.budget_file.keep)
+            engine.budgets.restore(engine.budget_file.open(Path(folder)), engine.budget_file.keep, engine.wall_ns() // 1_000_000)
             engine.audit.open(Path(folder))
             keep_usage(engine, Path(folder))
         except StoreFailed as error:

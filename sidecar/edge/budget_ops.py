@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from uuid import uuid4
 
+from msgspec.json import encode
 from msgspec.structs import asdict
 
 from sidecar._core import Balance
@@ -13,7 +15,7 @@ from sidecar.edge.rescue import Context, Rescue
 from sidecar.edge.wire import duration
 from sidecar.engine import Engine
 from sidecar.errors import InvalidRequest
-from sidecar.policies.budgets import Override, Row
+from sidecar.policies.budgets import Override, Row, TopUp
 from sidecar.settings.budgets import Mode
 from sidecar.stages.identify import checked_name
 from sidecar.v1 import budgets_pb2 as pb
@@ -66,7 +68,7 @@ class BudgetOps:
             row = engine.budgets.known(account)
             own = _override(request, row.of(account))
             async with engine.audit.turn, Audited(engine, context, "SetBudget", account, self._before(account, row), _words(own)):
-                await engine.budgets.override(account, own)
+                await engine.budgets.override(account, own, engine.wall_ns() // 1_000_000)
             return pb.SetBudgetResponse(budget=self._in_force(account, row), balance=self._balance(account))
 
     async def DeleteBudget(self, request: pb.DeleteBudgetRequest, context: Context) -> pb.DeleteBudgetResponse:  # noqa: N802
@@ -77,7 +79,7 @@ class BudgetOps:
                 if account in engine.budgets.overrides:
                     after = _words(row.of(account))
                     async with Audited(engine, context, "DeleteBudget", account, self._before(account, row), after):
-                        await engine.budgets.override(account, None)
+                        await engine.budgets.override(account, None, engine.wall_ns() // 1_000_000)
             return pb.DeleteBudgetResponse(budget=self._in_force(account, row))
 
     async def ListBalances(self, request: pb.ListBalancesRequest, context: Context) -> pb.ListBalancesResponse:  # noqa: N802
@@ -115,12 +117,13 @@ class BudgetOps:
                 more = (request.nano_usd, request.tokens)
                 limits = (None, None) if rule is None else (rule.limit_nano_usd, rule.limit_tokens)
                 _require_room(account, limits, was, more)
-                assert rule is not None  # noqa: S101  (it has a limit)
                 then = {"nano_usd": was[0] + more[0], "tokens": was[1] + more[1]}
                 async with Audited(engine, context, "TopUpBudget", account, {"nano_usd": was[0], "tokens": was[1]}, then):
-                    of_run = tuple(engine.budgets.runs.top_ups(account, request.nano_usd))
-                    for name, its_rule, amount in of_run or ((account, rule, request.nano_usd),):
-                        engine.ledger.top_up(name, its_rule, amount, request.tokens, now_ns)
+                    if rule is not None and rule.window is not None:
+                        said = TopUp(account, rule.window[1], *more)
+                        await engine.budgets.words.say("top_up", uuid4().hex, encode(said).decode(), now_ns // 1_000_000)
+                    for name, its_rule, amount in engine.budgets.runs.top_ups(account, request.nano_usd):
+                        engine.ledger.top_up(name, its_rule, amount, 0, now_ns)
             return pb.TopUpBudgetResponse(balance=self._balance(account))
 
     async def FreezeTenant(self, request: pb.FreezeTenantRequest, context: Context) -> pb.FreezeTenantResponse:  # noqa: N802
@@ -136,11 +139,12 @@ class BudgetOps:
         if not name:
             raise InvalidRequest("tenant is empty; expected the tenant that is meant", field="tenant")
         engine, tenant = self._engine, checked_name(name, "tenant")
-        account = f"tenant:{tenant}:day"  # every call of the tenant is on it
-        action, change = ("FreezeTenant", engine.ledger.freeze) if is_frozen else ("UnfreezeTenant", engine.ledger.unfreeze)
-        async with engine.audit.turn, Audited(engine, context, action, tenant, {}, {"frozen": is_frozen}):
-            was_as_asked = not change(account)
-        return was_as_asked if is_frozen else not was_as_asked
+        action, text = ("FreezeTenant", "yes") if is_frozen else ("UnfreezeTenant", "")
+        async with engine.audit.turn:
+            was_frozen = engine.budgets.is_frozen(tenant)
+            async with Audited(engine, context, action, tenant, {"frozen": was_frozen}, {"frozen": is_frozen}):
+                await engine.budgets.words.say("frozen", tenant, text, engine.wall_ns() // 1_000_000)
+        return was_frozen
 
     async def ListReservations(self, request: pb.ListReservationsRequest, context: Context) -> pb.ListReservationsResponse:  # noqa: N802
         async with Rescue(context, self._engine.meter.log):
@@ -179,15 +183,15 @@ class BudgetOps:
         now_ns = self._engine.wall_ns()
         found, rule = self._engine.ledger.balance(account, now_ns), self._engine.budgets.rule_of(account, now_ns)
         shown = pb.Balance(account=account) if found is None else balance_message(account, found, now_ns)
-        if rule is None:
-            return shown
-        # What was set since the account was last used is in force with its next call.
-        shown.ClearField("limit_nano_usd")
         known = self._engine.sharing.leases.standing(account, now_ns) if self._engine.sharing is not None else None
         if known is not None:
             _, used, taken = known
             shown.all_pods.used_nano_usd, shown.all_pods.used_tokens = used
             shown.all_pods.set_aside_nano_usd, shown.all_pods.set_aside_tokens = taken[0] - used[0], taken[1] - used[1]
+        if rule is None:
+            return shown
+        # What was set since the account was last used is in force with its next call.
+        shown.ClearField("limit_nano_usd")
         shown.ClearField("limit_tokens")
         if rule.limit_nano_usd is not None:
             shown.limit_nano_usd = rule.limit_nano_usd + shown.topped_up_nano_usd

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from msgspec import Struct
 from msgspec.json import decode, encode
 from msgspec.structs import replace
 
-from sidecar._core import Balance, Denial, Rule
+from sidecar._core import Balance, Denial, Ledger, Rule
 from sidecar.call import Call
 from sidecar.days import zone_of
 from sidecar.errors import BudgetExceeded, InvalidRequest, Overloaded, StoreFailed
 from sidecar.policies.runs import Run, Runs, escaped
 from sidecar.policies.windows import Kind, Windows
+from sidecar.policies.words import Keep, Key, Words
 from sidecar.settings import Settings
 from sidecar.settings.budgets import BudgetRow, Mode, account_suffix
 from sidecar.settings.reading import shown
@@ -22,8 +24,7 @@ from sidecar.shares import Both
 
 MOST_OVERRIDES = 100_000  # about 40 MB
 _MOST_TOLD = 10_000
-
-Keep = Callable[[Mapping[tuple[str, str], str | None]], Awaitable[None]]
+_RUN = "run"  # the kind under which runs are kept, beside operators' words
 
 
 # The middle of an account's name, by scope; "": the call names none. All but the last part are escaped, so that no two are the same.
@@ -46,6 +47,15 @@ class Override(Struct, frozen=True):
     limit_tokens: int | None = None
     mode: Mode = "refuse"
     warn_percent: int = 80
+
+
+class TopUp(Struct, frozen=True):
+    """What an operator has added to an account's limits, until its window ends."""
+
+    account: str
+    ends_ns: int
+    nano_usd: int
+    tokens: int
 
 
 class Held(Struct, frozen=True):
@@ -146,7 +156,7 @@ class Row:
 class Budgets:
     """The accounts of every call, from settings (`limits`, `budgets`, `plans`), operators' overrides and the plans of runs.
 
-    `held` are the reservations that are open. `keep` writes down what operators set and how runs are; keys are (kind, name).
+    `held` are the reservations that are open; `words` is what operators have said.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -160,7 +170,8 @@ class Budgets:
         self._own_rules: dict[str, Rule] = {}
         self.runs = Runs(settings.limits.run_idle_hours)
         self.held: dict[int, Held] = {}
-        self.keep: Keep = _nowhere
+        self.words = Words()
+        self.words.apply["budget"] = self._said
         self._ready: list[tuple[Row, Rule | None, tuple[str, Rule] | None]] = []
         self._ready_from_ns = self._ready_until_ns = 0
         self._told: dict[str, int] = {}  # accounts that refuse, and until when it needs no telling
@@ -230,26 +241,45 @@ class Budgets:
         for account, own in self.overrides.items():
             yield account, self.known(account), own, True
 
-    def restore(self, kept: Mapping[tuple[str, str], str], keep: Keep) -> None:
+    def restore(self, kept: Mapping[Key, str], keep: Keep, now_ms: int) -> None:
         """Put in force what was kept, and keep there from now on. What no row makes any more is left where it is."""
-        self.keep = keep
-        for (kind, name), text in kept.items():
-            if kind == "budget":
-                row = self.row_of(name)
-                if row is not None:
-                    self._put(row, name, decode(text, type=Override))
-            elif kind == "run":
+        self.words.keep = keep
+        self.words.restore({key: text for key, text in kept.items() if key[0] != _RUN}, now_ms)
+        for (kind, _), text in kept.items():
+            if kind == _RUN:
                 self.runs.restore(decode(text, type=Run))
 
-    async def override(self, account: str, own: Override | None) -> None:
+    def bind(self, ledger: Ledger, wall_ns: Callable[[], int]) -> None:
+        """What operators say of whoever spends goes into this ledger, also if it was said at another pod."""
+
+        def frozen(tenant: str, text: str) -> None:
+            change = ledger.freeze if text else ledger.unfreeze
+            change(self.tenant_account(tenant))
+
+        def topped_up(_: str, text: str) -> None:
+            said, now_ns = decode(text, type=TopUp), wall_ns()
+            rule = self.rule_of(said.account, now_ns)
+            if rule is not None and rule.window is not None and rule.window[1] == said.ends_ns:  # else it is over
+                with suppress(ValueError):  # beyond the range of numbers, under this pod's own limit
+                    ledger.top_up(said.account, rule, said.nano_usd, said.tokens, now_ns)
+
+        self.words.apply["frozen"], self.words.apply["top_up"] = frozen, topped_up
+
+    def tenant_account(self, tenant: str) -> str:
+        """The account that every call of the tenant is on."""
+        return f"tenant:{tenant}:day"
+
+    def is_frozen(self, tenant: str) -> bool:
+        return bool(self.words.known.get(("frozen", tenant), (0, ""))[1])
+
+    async def override(self, account: str, own: Override | None, now_ms: int) -> None:
         """Put it in force from the next call on, once it is kept; None: the settings' again. Raises StoreFailed, Overloaded and, for an
         account that no row makes, InvalidRequest.
         """
-        row = self.known(account)
+        self.known(account)
         if own is not None and account not in self.overrides and len(self.overrides) >= MOST_OVERRIDES:
             raise Overloaded(f"{MOST_OVERRIDES} accounts are set already, no more can be; delete some (OpsService.DeleteBudget)")
-        await self.keep({("budget", account): None if own is None else encode(own).decode()})
-        self._put(row, account, own)
+        await self.words.say("budget", account, "" if own is None else encode(own).decode(), now_ms)
 
     def known(self, account: str) -> Row:
         """The row that makes this account. Raises InvalidRequest."""
@@ -263,17 +293,23 @@ class Budgets:
         """Write down the runs that have changed since the last time. Raises StoreFailed, and then the next time tries again."""
         changed, self.runs.changed = self.runs.changed, {}
         try:
-            await self.keep({("run", encode(key).decode()): None if run is None else encode(run).decode() for key, run in changed.items()})
+            await self.words.keep(
+                {(_RUN, encode(key).decode()): None if run is None else encode(run).decode() for key, run in changed.items()}
+            )
         except StoreFailed:
             self.runs.changed = changed | self.runs.changed
             raise
 
-    def _put(self, row: Row, account: str, own: Override | None) -> None:
-        if own is None:
-            self.overrides.pop(account, None)
-        else:
-            self.overrides[account] = own
+    def _said(self, account: str, text: str) -> None:
+        """What operators have set for one account; "": what settings say again."""
+        row = self.row_of(account)
+        if row is None:
+            return
+        if text:
+            self.overrides[account] = decode(text, type=Override)
             row.has_overrides = True
+        else:
+            self.overrides.pop(account, None)
         self._own_rules.pop(account, None)
         self._ready_until_ns = 0
 
@@ -318,10 +354,6 @@ class Budgets:
         facts = _facts(what.account, 100, self.rule_of(what.account, now_ns), what.unit, used, limit)
         words = f"{_worded(used, what.unit)} of {_worded(limit, what.unit)} are used or held"
         return f"account {what.account} refuses calls: {words}, and {_worded(what.asked, what.unit)} were asked for", facts
-
-
-async def _nowhere(_: Mapping[tuple[str, str], str | None]) -> None:
-    """There is no folder: it lives as long as the process."""
 
 
 def _facts(account: str, percent: int, rule: Rule | None, unit: str, used: int, limit: int) -> dict[str, str]:

@@ -159,20 +159,20 @@ def test_windows_and_zones_are_the_rows():
 
 async def test_what_an_operator_sets_is_in_force_for_that_account_alone():
     budgets = made()
-    await budgets.override("tenant:acme:day", Override(limit_tokens=3, mode="warn", warn_percent=10))
+    await budgets.override("tenant:acme:day", Override(limit_tokens=3, mode="warn", warn_percent=10), 1)
     ((_, own),), ((_, other),) = budgets.accounts(call("acme"), NOON), budgets.accounts(call("other"), NOON)
     assert (own.limit_nano_usd, own.limit_tokens, own.mode, own.warn_percent) == (None, 3, "warn", 10)
     assert (other.limit_nano_usd, other.limit_tokens) == (30_000_000_000, 1_000_000)
     tomorrow = budgets.accounts(call("acme"), NOON + DAY_NS)[0][1]
     assert (tomorrow.limit_tokens, tomorrow.window) == (3, other.window and (other.window[0] + DAY_NS, other.window[1] + DAY_NS))
-    await budgets.override("tenant:acme:day", None)
+    await budgets.override("tenant:acme:day", None, 1)
     assert budgets.accounts(call("acme"), NOON)[0][1] == other
 
 
 async def test_a_row_without_a_limit_waits_for_one():
     budgets = made(user_day=BudgetRow("user"))
     assert names(budgets, user="kim") == ["tenant:acme:day"]
-    await budgets.override("user:acme:kim:day", Override(limit_tokens=1))
+    await budgets.override("user:acme:kim:day", Override(limit_tokens=1), 1)
     assert names(budgets, user="kim") == ["tenant:acme:day", "user:acme:kim:day"]
     assert names(budgets, user="lee") == ["tenant:acme:day"]
 
@@ -180,7 +180,7 @@ async def test_a_row_without_a_limit_waits_for_one():
 async def test_a_tenant_without_limits_can_be_frozen_all_the_same():
     """Its account stays, without a limit."""
     budgets, ledger = made(), Ledger()
-    await budgets.override("tenant:acme:day", Override(mode="off"))
+    await budgets.override("tenant:acme:day", Override(mode="off"), 1)
     accounts = budgets.accounts(call(), NOON)
     assert [(name, rule.limit_nano_usd, rule.limit_tokens) for name, rule in accounts] == [("tenant:acme:day", None, None)]
     ledger.reserve(accounts, 10**15, 10**12, 1, NOON)
@@ -193,7 +193,7 @@ async def test_a_tenant_without_limits_can_be_frozen_all_the_same():
 async def test_off_keeps_no_account_of_any_other_row():
     budgets = made(service_day=BudgetRow("service", limit_tokens=1), mute=BudgetRow("service", limit_tokens=1, mode="off"))
     assert names(budgets, service="core") == ["tenant:acme:day", "service:core:day"]
-    await budgets.override("service:core:day", Override(limit_tokens=1, mode="off"))
+    await budgets.override("service:core:day", Override(limit_tokens=1, mode="off"), 1)
     assert names(budgets, service="core") == ["tenant:acme:day"]
 
 
@@ -204,14 +204,14 @@ async def test_what_was_kept_is_in_force_again():
         kept.update(changes)
 
     before = made(user_day=BudgetRow("user"))
-    before.restore({}, keep)
-    await before.override("user:acme:kim:day", Override(limit_nano_usd=5, warn_percent=7))
+    before.restore({}, keep, 1)
+    await before.override("user:acme:kim:day", Override(limit_nano_usd=5, warn_percent=7), 1)
     after = made(user_day=BudgetRow("user"))
-    after.restore({**kept, ("budget", "team:gone:day"): kept["budget", "user:acme:kim:day"]}, keep)
+    after.restore({**kept, ("budget", "team:gone:day"): kept["budget", "user:acme:kim:day"]}, keep, 1)
     ((_, rule),) = after.accounts(call(user="kim"), NOON)[1:]
     assert (rule.limit_nano_usd, rule.limit_tokens, rule.warn_percent) == (5, None, 7)
-    await after.override("user:acme:kim:day", None)
-    assert kept["budget", "user:acme:kim:day"] is None
+    await after.override("user:acme:kim:day", None, 1)
+    assert kept["budget", "user:acme:kim:day"] == '[2,""]'
 
 
 async def test_what_cannot_be_kept_is_not_in_force():
@@ -219,9 +219,9 @@ async def test_what_cannot_be_kept_is_not_in_force():
         raise StoreFailed("full")
 
     budgets = made()
-    budgets.restore({}, keep)
+    budgets.restore({}, keep, 1)
     with pytest.raises(StoreFailed):
-        await budgets.override("tenant:acme:day", Override(limit_tokens=1))
+        await budgets.override("tenant:acme:day", Override(limit_tokens=1), 1)
     assert budgets.accounts(call(), NOON)[0][1].limit_tokens == 1_000_000
 
 
@@ -229,22 +229,22 @@ async def test_only_so_many_can_be_set(monkeypatch):
     monkeypatch.setattr(module, "MOST_OVERRIDES", 2)
     budgets = made()
     for tenant in ("a", "b", "a"):
-        await budgets.override(f"tenant:{tenant}:day", Override(limit_tokens=1))
+        await budgets.override(f"tenant:{tenant}:day", Override(limit_tokens=1), 1)
     with pytest.raises(Overloaded, match="2 accounts are set already"):
-        await budgets.override("tenant:c:day", Override(limit_tokens=1))
-    await budgets.override("tenant:a:day", None)
-    await budgets.override("tenant:c:day", Override(limit_tokens=1))
+        await budgets.override("tenant:c:day", Override(limit_tokens=1), 1)
+    await budgets.override("tenant:a:day", None, 1)
+    await budgets.override("tenant:c:day", Override(limit_tokens=1), 1)
 
 
 async def test_a_limit_lowered_below_what_is_spent_refuses_and_raised_again_lets_through():
     budgets, ledger = made(), Ledger()
     held = ledger.reserve(budgets.accounts(call(), NOON), 0, 500, 10**9, NOON)
     ledger.post(held.id, 0, 500, NOON)
-    await budgets.override("tenant:acme:day", Override(limit_tokens=100))
+    await budgets.override("tenant:acme:day", Override(limit_tokens=100), 1)
     denied = ledger.reserve(budgets.accounts(call(), NOON), 0, 1, 10**9, NOON)
     assert isinstance(denied, Denial)
     assert (denied.account, denied.limit, denied.used) == ("tenant:acme:day", 100, 500)
-    await budgets.override("tenant:acme:day", Override(limit_tokens=501))
+    await budgets.override("tenant:acme:day", Override(limit_tokens=501), 1)
     assert not isinstance(ledger.reserve(budgets.accounts(call(), NOON), 0, 1, 10**9, NOON), Denial)
 
 
@@ -312,7 +312,7 @@ def test_a_million_tenants_take_bounded_memory_and_come_back_exactly():
 async def test_the_one_account_of_a_row_is_set_under_the_rows_own_name():
     budgets = made(company_day=BudgetRow(limit_nano_usd=9), only_acme=BudgetRow("tenant", of="acme", limit_nano_usd=9))
     for account in ("company:day", "tenant:acme:only_acme"):
-        await budgets.override(account, Override(5))
+        await budgets.override(account, Override(5), 1)
         assert budgets.rule_of(account, NOON).limit_nano_usd == 5
 
 
