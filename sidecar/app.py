@@ -127,6 +127,7 @@ async def _serve(settings: Settings) -> int:
         await doors.open()
         peers = await connect_hints(engine)
         await stores.connect()
+        await proofs.connect()
         budgets = await _share_budgets(engine)
         hearing = await connect_words(engine)
         await connect_all(engine)
