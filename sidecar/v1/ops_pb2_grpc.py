@@ -308,6 +308,9 @@ class OpsServiceServicer:
     def GiveFeedback(self, request, context):
         """GiveFeedback attaches a quality and a vote to a call, at once or days later. What is not set stays as it was.
 
+        VOTE_DOWN on the answer to a similar question, soon and at the pod that gave it, is a failed audit (see ListCacheProofs), and that answer
+        is not given any more; this needs no usage log.
+
         NOT_FOUND: no call of that id; where pods share a log, another pod's call can be a second away, or wait at that pod while the shared
         store cannot be reached.
         """
@@ -338,7 +341,8 @@ class OpsServiceServicer:
 
         INVALID_ARGUMENT: a field is wrong. RESOURCE_EXHAUSTED (OVERLOADED): 100,000 accounts are set already. UNAVAILABLE (STORE_FAILED): it
         could not be written, and nothing has changed. This and every other change of budgets, tenants and runs is written down: who, before and
-        after, in server.data_dir/audit.jsonl, the log, and as an event of kind `audit`.
+        after, in server.data_dir/audit.jsonl, the log, and as an event of kind `audit`. Where pods share budgets ([redis]), what is set, topped
+        up or frozen at one holds at all of them a second later, and UNAVAILABLE says that Redis is away: look before you ask again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -370,7 +374,7 @@ class OpsServiceServicer:
     def FreezeTenant(self, request, context):
         """FreezeTenant refuses whatever a tenant wants to spend from now on: BUDGET_EXCEEDED without RetryInfo. Calls in flight end as they are.
 
-        It outlasts a restart as spending does, and holds for this sidecar. INVALID_ARGUMENT: no tenant is named.
+        It outlasts a restart as spending does. INVALID_ARGUMENT: no tenant is named. UNAVAILABLE: as SetBudget.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -392,7 +396,7 @@ class OpsServiceServicer:
 
     def OpenRun(self, request, context):
         """OpenRun begins a run with a plan: from now on the calls of that tenant and run are held to it. The first call may bring the plan along
-        instead (caller.run_plan). A run that is open with the same plan goes on.
+        instead (caller.run_plan). A run that is open with the same plan goes on. A run is this sidecar's own: other pods do not know of it.
 
         INVALID_ARGUMENT: a plan that cannot be, or another one than the open run's. RESOURCE_EXHAUSTED (OVERLOADED): 10,000 runs are open.
         """

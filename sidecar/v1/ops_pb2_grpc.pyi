@@ -92,6 +92,9 @@ class OpsServiceStub:
     GiveFeedback: _grpc.UnaryUnaryMultiCallable[_ops_pb2.GiveFeedbackRequest, _ops_pb2.GiveFeedbackResponse]
     """GiveFeedback attaches a quality and a vote to a call, at once or days later. What is not set stays as it was.
 
+    VOTE_DOWN on the answer to a similar question, soon and at the pod that gave it, is a failed audit (see ListCacheProofs), and that answer
+    is not given any more; this needs no usage log.
+
     NOT_FOUND: no call of that id; where pods share a log, another pod's call can be a second away, or wait at that pod while the shared
     store cannot be reached.
     """
@@ -110,7 +113,8 @@ class OpsServiceStub:
 
     INVALID_ARGUMENT: a field is wrong. RESOURCE_EXHAUSTED (OVERLOADED): 100,000 accounts are set already. UNAVAILABLE (STORE_FAILED): it
     could not be written, and nothing has changed. This and every other change of budgets, tenants and runs is written down: who, before and
-    after, in server.data_dir/audit.jsonl, the log, and as an event of kind `audit`.
+    after, in server.data_dir/audit.jsonl, the log, and as an event of kind `audit`. Where pods share budgets ([redis]), what is set, topped
+    up or frozen at one holds at all of them a second later, and UNAVAILABLE says that Redis is away: look before you ask again.
     """
     DeleteBudget: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.DeleteBudgetRequest, _budgets_pb2.DeleteBudgetResponse]
     """DeleteBudget gives the account back to settings. It answers OK also when nothing was set. Statuses as SetBudget."""
@@ -124,7 +128,7 @@ class OpsServiceStub:
     FreezeTenant: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.FreezeTenantRequest, _budgets_pb2.FreezeTenantResponse]
     """FreezeTenant refuses whatever a tenant wants to spend from now on: BUDGET_EXCEEDED without RetryInfo. Calls in flight end as they are.
 
-    It outlasts a restart as spending does, and holds for this sidecar. INVALID_ARGUMENT: no tenant is named.
+    It outlasts a restart as spending does. INVALID_ARGUMENT: no tenant is named. UNAVAILABLE: as SetBudget.
     """
     UnfreezeTenant: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.UnfreezeTenantRequest, _budgets_pb2.UnfreezeTenantResponse]
     """UnfreezeTenant lets a tenant spend again. It answers OK also when it was not frozen."""
@@ -132,7 +136,7 @@ class OpsServiceStub:
     """ListReservations lists what calls in flight hold. INVALID_ARGUMENT: the limit is out of range."""
     OpenRun: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.OpenRunRequest, _budgets_pb2.OpenRunResponse]
     """OpenRun begins a run with a plan: from now on the calls of that tenant and run are held to it. The first call may bring the plan along
-    instead (caller.run_plan). A run that is open with the same plan goes on.
+    instead (caller.run_plan). A run that is open with the same plan goes on. A run is this sidecar's own: other pods do not know of it.
 
     INVALID_ARGUMENT: a plan that cannot be, or another one than the open run's. RESOURCE_EXHAUSTED (OVERLOADED): 10,000 runs are open.
     """
@@ -226,6 +230,9 @@ class OpsServiceAsyncStub(OpsServiceStub):
     GiveFeedback: _aio.UnaryUnaryMultiCallable[_ops_pb2.GiveFeedbackRequest, _ops_pb2.GiveFeedbackResponse]  # type: ignore[assignment]
     """GiveFeedback attaches a quality and a vote to a call, at once or days later. What is not set stays as it was.
 
+    VOTE_DOWN on the answer to a similar question, soon and at the pod that gave it, is a failed audit (see ListCacheProofs), and that answer
+    is not given any more; this needs no usage log.
+
     NOT_FOUND: no call of that id; where pods share a log, another pod's call can be a second away, or wait at that pod while the shared
     store cannot be reached.
     """
@@ -244,7 +251,8 @@ class OpsServiceAsyncStub(OpsServiceStub):
 
     INVALID_ARGUMENT: a field is wrong. RESOURCE_EXHAUSTED (OVERLOADED): 100,000 accounts are set already. UNAVAILABLE (STORE_FAILED): it
     could not be written, and nothing has changed. This and every other change of budgets, tenants and runs is written down: who, before and
-    after, in server.data_dir/audit.jsonl, the log, and as an event of kind `audit`.
+    after, in server.data_dir/audit.jsonl, the log, and as an event of kind `audit`. Where pods share budgets ([redis]), what is set, topped
+    up or frozen at one holds at all of them a second later, and UNAVAILABLE says that Redis is away: look before you ask again.
     """
     DeleteBudget: _aio.UnaryUnaryMultiCallable[_budgets_pb2.DeleteBudgetRequest, _budgets_pb2.DeleteBudgetResponse]  # type: ignore[assignment]
     """DeleteBudget gives the account back to settings. It answers OK also when nothing was set. Statuses as SetBudget."""
@@ -258,7 +266,7 @@ class OpsServiceAsyncStub(OpsServiceStub):
     FreezeTenant: _aio.UnaryUnaryMultiCallable[_budgets_pb2.FreezeTenantRequest, _budgets_pb2.FreezeTenantResponse]  # type: ignore[assignment]
     """FreezeTenant refuses whatever a tenant wants to spend from now on: BUDGET_EXCEEDED without RetryInfo. Calls in flight end as they are.
 
-    It outlasts a restart as spending does, and holds for this sidecar. INVALID_ARGUMENT: no tenant is named.
+    It outlasts a restart as spending does. INVALID_ARGUMENT: no tenant is named. UNAVAILABLE: as SetBudget.
     """
     UnfreezeTenant: _aio.UnaryUnaryMultiCallable[_budgets_pb2.UnfreezeTenantRequest, _budgets_pb2.UnfreezeTenantResponse]  # type: ignore[assignment]
     """UnfreezeTenant lets a tenant spend again. It answers OK also when it was not frozen."""
@@ -266,7 +274,7 @@ class OpsServiceAsyncStub(OpsServiceStub):
     """ListReservations lists what calls in flight hold. INVALID_ARGUMENT: the limit is out of range."""
     OpenRun: _aio.UnaryUnaryMultiCallable[_budgets_pb2.OpenRunRequest, _budgets_pb2.OpenRunResponse]  # type: ignore[assignment]
     """OpenRun begins a run with a plan: from now on the calls of that tenant and run are held to it. The first call may bring the plan along
-    instead (caller.run_plan). A run that is open with the same plan goes on.
+    instead (caller.run_plan). A run that is open with the same plan goes on. A run is this sidecar's own: other pods do not know of it.
 
     INVALID_ARGUMENT: a plan that cannot be, or another one than the open run's. RESOURCE_EXHAUSTED (OVERLOADED): 10,000 runs are open.
     """
@@ -441,6 +449,9 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ops_pb2.GiveFeedbackResponse, _abc.Awaitable[_ops_pb2.GiveFeedbackResponse]]:
         """GiveFeedback attaches a quality and a vote to a call, at once or days later. What is not set stays as it was.
 
+        VOTE_DOWN on the answer to a similar question, soon and at the pod that gave it, is a failed audit (see ListCacheProofs), and that answer
+        is not given any more; this needs no usage log.
+
         NOT_FOUND: no call of that id; where pods share a log, another pod's call can be a second away, or wait at that pod while the shared
         store cannot be reached.
         """
@@ -477,7 +488,8 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
 
         INVALID_ARGUMENT: a field is wrong. RESOURCE_EXHAUSTED (OVERLOADED): 100,000 accounts are set already. UNAVAILABLE (STORE_FAILED): it
         could not be written, and nothing has changed. This and every other change of budgets, tenants and runs is written down: who, before and
-        after, in server.data_dir/audit.jsonl, the log, and as an event of kind `audit`.
+        after, in server.data_dir/audit.jsonl, the log, and as an event of kind `audit`. Where pods share budgets ([redis]), what is set, topped
+        up or frozen at one holds at all of them a second later, and UNAVAILABLE says that Redis is away: look before you ask again.
         """
 
     @_abc_1.abstractmethod
@@ -515,7 +527,7 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_budgets_pb2.FreezeTenantResponse, _abc.Awaitable[_budgets_pb2.FreezeTenantResponse]]:
         """FreezeTenant refuses whatever a tenant wants to spend from now on: BUDGET_EXCEEDED without RetryInfo. Calls in flight end as they are.
 
-        It outlasts a restart as spending does, and holds for this sidecar. INVALID_ARGUMENT: no tenant is named.
+        It outlasts a restart as spending does. INVALID_ARGUMENT: no tenant is named. UNAVAILABLE: as SetBudget.
         """
 
     @_abc_1.abstractmethod
@@ -541,7 +553,7 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_budgets_pb2.OpenRunResponse, _abc.Awaitable[_budgets_pb2.OpenRunResponse]]:
         """OpenRun begins a run with a plan: from now on the calls of that tenant and run are held to it. The first call may bring the plan along
-        instead (caller.run_plan). A run that is open with the same plan goes on.
+        instead (caller.run_plan). A run that is open with the same plan goes on. A run is this sidecar's own: other pods do not know of it.
 
         INVALID_ARGUMENT: a plan that cannot be, or another one than the open run's. RESOURCE_EXHAUSTED (OVERLOADED): 10,000 runs are open.
         """
