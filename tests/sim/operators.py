@@ -37,7 +37,7 @@ class Operator:
         asyncio.get_running_loop().create_task(self._keep(account, own))
 
     async def _keep(self, account, own):
-        await self._engine.budgets.override(account, own)
+        await self._engine.budgets.override(account, own, self._engine.wall_ns() // 1_000_000)
         if own is None:
             self._scopes.overrides.pop(account, None)
         else:

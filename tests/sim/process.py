@@ -79,7 +79,7 @@ class Process:
             wall_ns=fleet.wall_ns,
             random=Random(self._random.random()).random,
         )
-        engine.budgets.restore(self._kept, self._keep)
+        engine.budgets.restore(self._kept, self._keep, fleet.wall_ns() // 1_000_000)
         engine.providers.update(fleet.providers)
         self.usage = engine.usage
         self.usage._file = self.disk = Disk(self._folder)
