@@ -56,8 +56,8 @@ class CacheJudge:
         return self.audits.decide(self.namespace(call, likely), self._random()) == "serve"
 
     def unproven(self, call: Call, likely: Likely) -> str:
-        now = self.audits.standing(self.namespace(call, likely))
-        return "" if now.is_open else self._figures(now)
+        namespace = self.namespace(call, likely)
+        return "" if self.audits.decide(namespace, 1.0) == "serve" else self._figures(self.audits.standing(namespace))
 
     def gave(self, call: Call, likely: Likely) -> None:
         self.audits.served(self.namespace(call, likely), call.id, likely.entry.call_id)

@@ -69,7 +69,8 @@ async def _similar(engine: Engine, call: Call, caching: Caching) -> tuple[Found,
     likely = best(similar(engine, call, caching), least, most_ns) or best(await near(engine, call, caching, least), least, most_ns)
     if likely is None:
         return None
-    if rule.semantic == "on" and judge is not None and judge.may_give(call, likely):
+    # Where no provider may be asked nothing can be audited.
+    if rule.semantic == "on" and judge is not None and (not judge.unproven(call, likely) if rule.must else judge.may_give(call, likely)):
         judge.gave(call, likely)
         engine.answers.find(likely.entry.digest, engine.clock_ns(), most_age_ns(call))  # it was wanted, and is worth its room
         return Found(likely.entry, likely.age_ns), semantic(likely)

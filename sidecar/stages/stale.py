@@ -48,7 +48,7 @@ def _similar(engine: Engine, call: Call, caching: Caching) -> tuple[Found, Recal
         return None
     least = max(acceptance(engine, call), engine.settings.cache.stale_acceptance)
     likely = best(similar(engine, call, caching), least, most_age_ns(call), only_fresh=False)
-    if likely is None or not engine.similar.judge.may_give(call, likely):
+    if likely is None or engine.similar.judge.unproven(call, likely):  # there is nobody left to audit it
         return None
     engine.similar.judge.gave(call, likely)
     return Found(likely.entry, likely.age_ns), replace(semantic(likely), kind="stale")

@@ -764,3 +764,12 @@ def test_a_model_that_makes_no_vectors_is_a_mistake_in_the_settings():
     for name, told in (("gpt-4o", "expected a model that makes embeddings"), ("nobody-knows", "nobody-knows")):
         with pytest.raises(errors.SettingsError, match=told):
             QuestionVectors(Bench(SIDECAR_CACHE__EMBEDDING=name).engine)
+
+
+async def test_where_no_provider_may_be_asked_a_proven_answer_is_given_and_not_audited():
+    bench = Bench(**SIMILAR)
+    bench.engine.similar.judge = judge = OpenJudge()
+    judge.may_give = lambda _call, _likely: False  # it is always the next one's turn to be audited
+    await bench.run(ask(ASKED))
+    assert (await bench.run(ask(ALIKE, "only"))).recalled.kind == "semantic"
+    assert (await bench.run(ask(ALIKE))).recalled is None
