@@ -125,17 +125,19 @@ class CacheProofs:
 
     async def _add_up(self, shared: SharedProofs, names: list[Namespace]) -> None:
         own = [(namespace, self._audits.own(namespace)) for namespace in names]
-        heard = await shared.exchange([(_text(namespace), counts.audits, counts.failures) for namespace, counts in own])
+        heard = await shared.exchange(
+            [(_text(namespace), (one.audits, one.failures) if one is not None else None) for namespace, one in own]
+        )
         for namespace, (audits, failures) in zip(names, heard, strict=True):
             if self._audits.learn(namespace, Counts(audits, failures)) and self._file is not None:
                 self._unwritten[namespace] = None
                 self._something.set()
 
-    def _rows(self) -> list[tuple[str, bytes]]:
-        """What is to be written, which then counts as written."""
-        found = [kept for namespace in self._unwritten if (kept := self._audits.kept(namespace)) is not None]
+    def _rows(self) -> list[tuple[str, bytes | None]]:
+        """What is to be written, which then counts as written. None: it was forgotten."""
+        found = [(namespace, self._audits.kept(namespace)) for namespace in self._unwritten]
         self._unwritten.clear()
-        return [(_text(kept.namespace), msgspec.json.encode(kept)) for kept in found]
+        return [(_text(namespace), None if kept is None else msgspec.json.encode(kept)) for namespace, kept in found]
 
     async def close(self) -> None:
         """Write what waits."""

@@ -227,14 +227,20 @@ class Audits:
     def standing(self, namespace: Namespace) -> Standing:
         return self._standing(namespace, self._states.get(namespace) or _State())
 
+    def forget(self, tenants: str) -> None:
+        """What was proven for this class of tenants starts anew."""
+        for namespace in [known for known in self._states if known.tenants == tenants]:
+            self.open -= self._states.pop(namespace).is_open
+            self.changed(namespace)
+
     def latest(self, many: int) -> list[Namespace]:
         """Those audited last."""
         return list(islice(reversed(self._states), many))
 
-    def own(self, namespace: Namespace) -> Counts:
-        """What this pod has counted."""
+    def own(self, namespace: Namespace) -> Counts | None:
+        """What this pod has counted; None: it knows nothing of it (any more)."""
         state = self._states.get(namespace)
-        return Counts() if state is None else state.own
+        return None if state is None else state.own
 
     def kept(self, namespace: Namespace) -> Kept | None:
         state = self._states.get(namespace)

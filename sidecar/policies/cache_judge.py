@@ -83,6 +83,11 @@ class CacheJudge:
     def standings(self, node: str) -> list[Standing]:
         return self.audits.standings(node)
 
+    def forget(self, tenant: str) -> None:
+        """Everything of this tenant is to be erased."""
+        if self._settings.cache.audit.by == "tenant":
+            self.audits.forget(tenant)
+
     def namespace(self, call: Call, likely: Likely) -> Namespace:
         by, rule, named = self._settings.cache.audit.by, _rule(call), likely.entry.named
         service = self._settings.services.get(call.service)

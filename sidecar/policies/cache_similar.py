@@ -53,6 +53,9 @@ class Judge(Protocol):
     def complain(self, call_id: str) -> str | None:
         """A user says that this call's answer is wrong. Returns the id of the call that made it, if it was given here of late."""
 
+    def forget(self, tenant: str) -> None:
+        """Everything of this tenant is to be erased."""
+
     def standings(self, node: str) -> list[Standing]:
         """What has been proven of this node, or of all (""), the latest audited first."""
 

@@ -24,6 +24,7 @@ class ProofFile:
         self._file = file = open_small_file(self._path, _FORM, _TABLE)
         try:
             with file:
+                file.execute("PRAGMA secure_delete = ON")  # what is erased is not to be found in the file's free pages
                 file.execute("CREATE TABLE IF NOT EXISTS pod (name TEXT NOT NULL)")
                 file.execute("INSERT INTO pod (name) SELECT ? WHERE NOT EXISTS (SELECT * FROM pod)", (uuid.uuid4().hex,))
             (self.pod,) = file.execute("SELECT name FROM pod").fetchone()  # whose counts these are, among other pods'
@@ -39,12 +40,12 @@ class ProofFile:
         except self._file.Error as error:
             raise unusable(self._path, error) from None
 
-    def save(self, rows: Sequence[tuple[str, bytes]]) -> None:
-        """All of them or none. Raises StoreFailed."""
+    def save(self, rows: Sequence[tuple[str, bytes | None]]) -> None:
+        """All of them or none; None: it is deleted. Raises StoreFailed."""
         try:
             with self._file as file:
                 file.executemany("DELETE FROM proofs WHERE name = ?", [(name,) for name, _ in rows])
-                file.executemany("INSERT INTO proofs (name, kept) VALUES (?, ?)", rows)
+                file.executemany("INSERT INTO proofs (name, kept) VALUES (?, ?)", [row for row in rows if row[1] is not None])
         except self._file.Error as error:
             raise StoreFailed(f"cannot write {self._path} (server.data_dir): {error}") from None
 

@@ -30,15 +30,21 @@ class SharedProofs:
         self._pod = pod
         self._script = client.register_script(_SCRIPT.read_text())
 
-    async def exchange(self, own: Sequence[tuple[str, int, int]]) -> list[tuple[int, int]]:
-        """Say this pod's audits and failures by namespace, and hear the other pods'. Of a name that holds something else: nothing."""
+    async def exchange(self, own: Sequence[tuple[str, tuple[int, int] | None]]) -> list[tuple[int, int]]:
+        """Say this pod's audits and failures by namespace, and hear the other pods'. None: it is forgotten, by all pods.
+
+        Of a name that holds something else: nothing.
+        """
         async with asyncio.timeout(_ANSWER_S), self._client.pipeline(transaction=False) as words:
-            for name, audits, failures in own:
+            for name, counts in own:
                 key = self._prefix + hashlib.sha256(name.encode()).hexdigest()[:32]
-                await self._script(keys=[key], args=[self._pod, audits, failures, _KEEP_S], client=words)
+                if counts is None:
+                    words.delete(key)
+                else:
+                    await self._script(keys=[key], args=[self._pod, *counts, _KEEP_S], client=words)
             heard = await words.execute(raise_on_error=False)
         problem = next((one for one in heard if isinstance(one, Exception)), None)
-        if problem is not None and not any(isinstance(one, list) for one in heard):
+        if problem is not None and all(isinstance(one, Exception) for one in heard):
             raise problem
         return [(max(0, one[0]), max(0, one[1])) if isinstance(one, list) else (0, 0) for one in heard]
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from sidecar.policies.cache_audits import Audits, Evidence, Namespace
+from sidecar.policies.cache_audits import Audits, Counts, Evidence, Namespace
 
 SHARE, TARGET, CONFIDENCE = 0.03, 0.02, 0.95
 RATES = (0.0, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.0201, 0.022, 0.03, 0.05)
@@ -66,7 +66,7 @@ def live(seed: int, hits: int, rate: Rate) -> Seen:
             seen.was_wrongly_open |= total >= TARGET * seen.audits
         if not seen.was_bound_too_low and 0 < wrong_with < 1:
             # The bound is below the rate exactly when there is that much evidence against the rate.
-            counts = audits.own(name)
+            counts = audits.own(name) or Counts()
             seen.was_bound_too_low = against(wrong_with)(counts.audits, counts.failures) >= 1 / (1 - CONFIDENCE)
     return seen
 
