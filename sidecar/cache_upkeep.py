@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,9 +74,9 @@ class CacheStores:
 
         from sidecar.store.cache_shared import SharedAnswers
 
-        async def hear(one: Invalidation) -> None:
+        async def hear(ones: Sequence[Invalidation]) -> None:
             problems: list[str] = []
-            await forget(engine, one, problems, is_own=False)
+            await forget(engine, ones, problems, is_own=False)
             for problem in problems:
                 engine.meter.event("alert", problem, "error", key="cache file")
 

@@ -22,6 +22,7 @@ from sidecar.store.answers import Found
 from sidecar.store.cache_entry import Entry, Named
 from sidecar.store.cache_invalidation import Invalidation
 
+_GREATEST: Final = 1 << 62
 _USUAL_ACCEPTANCE: Final = 0.95  # of services that settings do not name
 
 
@@ -241,7 +242,7 @@ def remember(engine: Engine, call: Call) -> None:
     if caching.would_be is not None and call.error is None and call.recalled is None and call.answer is not None:
         judge = engine.similar.judge
         if judge is not None and not judge.asked(call, caching.would_be, call.answer):
-            engine.answers.drop(caching.would_be.entry.digest)
+            engine.answers.drop_everywhere(caching.would_be.entry)
     if entry is not None:
         found = Found(entry, 0)
         land(engine, call, found, exact(found))
@@ -278,17 +279,22 @@ async def invalidate(engine: Engine, what: Invalidation) -> tuple[dict[str, int]
         numbered = replace(what, generation=engine.answers.invalidations.generation + 1)
         if shared is not None:
             problems.append("Redis is away: the other pods are told when it is back")
-    found = await forget(engine, numbered, problems)
+    found = await forget(engine, [numbered], problems)
     return found, problems
 
 
-async def forget(engine: Engine, one: Invalidation, problems: list[str], *, is_own: bool = True) -> dict[str, int]:
-    """Apply an invalidation here. What pods share is erased by the one whose own it is."""
-    found = {"memory": engine.answers.invalidate(one), "vectors": engine.vectors.invalidate(one)}
+async def forget(engine: Engine, ones: Sequence[Invalidation], problems: list[str], *, is_own: bool = True) -> dict[str, int]:
+    """Apply invalidations here. What pods share is erased by the one whose own they are."""
+    found = {"memory": sum(map(engine.answers.invalidate, ones)), "vectors": sum(map(engine.vectors.invalidate, ones))}
+    for one in ones:
+        if engine.similar.judge is not None and one.tenant and one == Invalidation(one.generation, one.tenant):
+            engine.similar.judge.forget(one.tenant)
+    if is_own:  # an operator's word takes all that it names, also where its number is not known to be the greatest yet
+        ones = [replace(one, generation=_GREATEST) for one in ones]
     for place in engine.answers.elsewhere:
         if is_own or place is not engine.answers.shared:
             try:
-                found[place.name] = await place.erase(one)
+                found[place.name] = await place.erase(ones)
             except StoreFailed as error:
                 problems.append(error.message)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
@@ -93,8 +93,8 @@ class CacheFile:
         if (before := self._waiting.pop(digest, None)) is not None:
             self._waiting_bytes -= len(before[1])
 
-    async def erase(self, one: Invalidation) -> int:
-        return await self._in_turn(lambda: self._erase(one))
+    async def erase(self, ones: Sequence[Invalidation]) -> int:
+        return await self._in_turn(lambda: self._erase(ones))
 
     async def _in_turn(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, work)
@@ -191,12 +191,16 @@ class CacheFile:
                 entries.append(entry)
         return entries[::-1]
 
-    def _erase(self, one: Invalidation) -> int:
+    def _erase(self, ones: Sequence[Invalidation]) -> int:
         self._write()
-        hit = [(name,) for name, entry in self._rows() if one.hits(entry.named, entry.kept_ms, entry.call_id)]
+        hit = [(name,) for name, entry in self._rows() if any(_hits(one, entry) for one in ones)]
         self._run_all([], hit)
         try:
             self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # nor in the log beside it
         except sqlite3.Error as error:
             raise StoreFailed(f"cannot write {self._path} (server.data_dir): {error}") from None
         return len(hit)
+
+
+def _hits(one: Invalidation, entry: Entry) -> bool:
+    return entry.generation < one.generation and one.hits(entry.named, entry.kept_ms, entry.call_id)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -61,13 +61,13 @@ class SharedAnswers:
         read_s: float,
         wall_ns: Callable[[], int],
         random: Callable[[], float],
-        hear: Callable[[Invalidation], Coroutine[Any, Any, None]],
+        hear: Callable[[Sequence[Invalidation]], Coroutine[Any, Any, None]],
         floor: Callable[[int], None],
         brought: Callable[[Entry], None],
         tell: Callable[[str], None],
         garbled: Callable[[str], None],
     ) -> None:
-        """`hear` is told of each invalidation, this pod's own too; `floor`: what is older than this is gone, whatever it is.
+        """`hear` is told of all invalidations, this pod's own too; `floor`: what is older than this is gone, whatever it is.
 
         `brought` takes what other pods have kept in a partition that is wanted. `tell` is told once for each change what is wrong, "" if
         nothing is; `garbled` why an entry could not be read.
@@ -209,16 +209,31 @@ class SharedAnswers:
             self._unsaid.append(one)
             return None
 
+    async def _say_unsaid(self) -> None:
+        while self._unsaid:
+            await self._say(self._unsaid[0])
+            del self._unsaid[0]
+
     async def _say(self, one: Invalidation) -> Invalidation:
         words = msgspec.json.encode(replace(one, generation=0))
         number = await self._script(keys=[self._rules, self._floor], args=[words, _MOST_RULES, _KEEP_RULES_MS, self._channel])
         return replace(one, generation=int(number))
 
-    async def erase(self, one: Invalidation) -> int:
-        """All answers of all pods are looked through. Raises StoreFailed."""
-        if self._vault is None:
+    def say_later(self, one: Invalidation) -> None:
+        if len(self._unsaid) < _MOST_RULES:
+            self._unsaid.append(one)
+            self._something.set()
+
+    async def erase(self, ones: Sequence[Invalidation]) -> int:
+        """All answers of all pods are looked through; not for a single one, which is not given any more and goes with its time.
+
+        Raises StoreFailed.
+        """
+        for one in ones:
+            self._unwrite(one)
+        ones = [one for one in ones if not one.entry]
+        if self._vault is None or not ones:
             return 0
-        self._unwrite(one)
         hit = 0
         try:
             cursor = 0
@@ -229,7 +244,7 @@ class SharedAnswers:
                 async with asyncio.timeout(_ANSWER_S):
                     cursor, keys = await client.scan(cursor, match=self._entries + "*", count=500)
                     values = await client.mget(keys) if keys else []
-                unwanted = await asyncio.to_thread(self._unwanted, one, keys, values)
+                unwanted = await asyncio.to_thread(self._unwanted, ones, keys, values)
                 if unwanted:
                     async with asyncio.timeout(_ANSWER_S):
                         hit += await client.unlink(*unwanted)
@@ -246,14 +261,14 @@ class SharedAnswers:
                 del self._waiting[digest]
                 self._waiting_bytes -= len(data)
 
-    def _unwanted(self, one: Invalidation, keys: list[bytes], values: list[bytes | None]) -> list[bytes]:
+    def _unwanted(self, ones: Sequence[Invalidation], keys: list[bytes], values: list[bytes | None]) -> list[bytes]:
         """Those that it hits, and those that nobody can read: a pod with another key may have written them."""
         assert self._vault is not None  # noqa: S101
         unwanted = []
         for key, sealed in zip(keys, values, strict=True):
             try:
                 entry = self._vault.entry(bytes.fromhex(key.rpartition(b":")[2].decode()), sealed or b"")
-                if one.hits(entry.named, entry.kept_ms, entry.call_id):
+                if any(one.hits(entry.named, entry.kept_ms, entry.call_id) for one in ones):
                     unwanted.append(key)
             except (Unreadable, ValueError):
                 unwanted.append(key)
@@ -285,9 +300,7 @@ class SharedAnswers:
         async with self._client.pubsub() as ear:
             async with asyncio.timeout(2 * _ANSWER_S):
                 await ear.subscribe(self._channel)
-                while self._unsaid:
-                    await self._say(self._unsaid[0])
-                    del self._unsaid[0]
+                await self._say_unsaid()
             writer = asyncio.ensure_future(self._keep_writing())
             try:
                 while True:
@@ -310,10 +323,11 @@ class SharedAnswers:
         else:
             self._is_slow = False
             self._turn("")
-        for number, rule in rules:
-            self._unwrite(rule)
-            await self._hear(rule)
-            self._learned = number
+        if rules:
+            for _, rule in rules:
+                self._unwrite(rule)
+            await self._hear([rule for _, rule in rules])
+            self._learned = rules[-1][0]
         self.learned.set()
 
     async def _new_rules(self) -> list[tuple[int, Invalidation]]:
@@ -337,6 +351,7 @@ class SharedAnswers:
         while True:
             await self._something.wait()
             async with asyncio.timeout(_ANSWER_S):
+                await self._say_unsaid()
                 await self._write_all()
             while self._wanted:
                 async with asyncio.timeout(_ANSWER_S):

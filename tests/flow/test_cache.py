@@ -107,3 +107,40 @@ async def test_half_an_answer_is_not_remembered(sidecar, upstream, fresh, half):
     upstream.on(model, half)
     await sidecar.llm.Generate(ask(model, DEFAULT))
     assert (await failed(sidecar.llm.Generate(ask(model, ONLY)))).reason == "NOT_CACHED"
+
+
+async def test_a_hundred_identical_calls_at_once_are_one_question(sidecar, upstream, fresh, tenant):
+    model = fresh("compatible")
+    upstream.on(model, Say(pieces=("one ", "answer"), first_delay_ms=300))
+    asked = ask(model, DEFAULT, tenant)
+    replies = await asyncio.gather(
+        *(sidecar.llm.Generate(asked) if number % 2 else streamed(sidecar.llm.Stream(asked)) for number in range(100))
+    )
+    assert len(upstream.asked(model)) == 1
+    assert {reply.text for reply in replies} == {"one answer"}
+    ends = [reply.end if hasattr(reply, "end") else reply for reply in replies]
+    paid = [end for end in ends if end.cost.nano_usd]
+    joined = [end for end in ends if end.cache.joined]
+    assert (len(paid), len(joined)) == (1, 99)
+    assert {(end.cache.kind, end.cache.source_call_id, end.cache.saved_nano_usd) for end in joined} == {
+        (pb.CacheResult.KIND_EXACT, paid[0].id, paid[0].cost.nano_usd)
+    }
+    assert (await account(sidecar, tenant)).used_nano_usd == paid[0].cost.nano_usd
+
+
+async def test_the_caller_that_others_wait_for_leaves_and_they_go_on(sidecar, upstream, fresh):
+    model = fresh("compatible")
+    upstream.on(model, Say(pieces=("late",), first_delay_ms=2_000), Say(pieces=("soon",)))
+    asked = ask(model, DEFAULT)
+    leader = sidecar.llm.Generate(asked)
+    first = await upstream.request(model)
+    others = [asyncio.ensure_future(sidecar.llm.Generate(asked)) for _ in range(10)]
+    await asyncio.sleep(0.1)
+    assert not any(other.done() for other in others)
+    leader.cancel()
+    replies = await asyncio.gather(*others)
+    assert {reply.text for reply in replies} == {"soon"}
+    assert sorted(reply.cache.joined for reply in replies) == [False] + [True] * 9
+    assert len(upstream.asked(model)) == 2
+    await first.ended(5)
+    assert first.closed_at is not None
