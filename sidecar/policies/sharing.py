@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 from sidecar._core import Ledger, Rule
@@ -23,7 +23,7 @@ Untaught = list[tuple[str, int, tuple[tuple[bytes, bytes], ...]]]
 class Place(Protocol):
     """Where pods meet: see `store/shared_budgets.py`."""
 
-    def exchange(self, asks: Sequence[Ask]) -> Awaitable[Reply]: ...
+    def exchange(self, asks: Sequence[Ask], *, is_telling: bool) -> Awaitable[Reply]: ...
     def teach(self, untaught: Untaught, keep_ms: int) -> Awaitable[None]: ...
     def problem(self, error: Exception) -> str: ...
     def close(self) -> Awaitable[None]: ...
@@ -47,6 +47,7 @@ class Sharing:
         self._something = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
         self._said_ns = 0
+        self._untold: list[str] = []  # accounts of the journal, for a server that has forgotten
         self._is_idle = True
         self._is_up: bool | None = None
         self.tell: Callable[[str], None] = lambda problem: None  # told once for each change what is wrong, "" if nothing is
@@ -81,7 +82,7 @@ class Sharing:
             async with asyncio.timeout(within_s):
                 await self._say(place)
                 while self.leases.state == "learning" or self.leases.is_behind():
-                    await asyncio.sleep(_LOOK_S)
+                    await asyncio.sleep(0 if self.leases.is_behind() else _LOOK_S)
                     self._said_ns = 0
                     await self._say(place)
             self._turn("")
@@ -140,7 +141,7 @@ class Sharing:
             if not asks and now_ns - self._said_ns < _WORD_NS and self.leases.state == "up":
                 return
             self._said_ns = now_ns
-            reply = await place.exchange(asks)
+            reply = await place.exchange(asks, is_telling=bool(self._untold))
         except BaseException:
             self.leases.failed(asks)
             raise
@@ -153,20 +154,18 @@ class Sharing:
         for account, total in reached:
             self.reached(account, total)
         if forgotten:
-            async for some in self._journal():
-                self.leases.learn(some)
+            self._untold = self._ledger.names()
+        while self._untold and not self.leases.is_behind():
+            self._recall()
         if self.leases.untaught:
             await place.teach(self.leases.untaught, _KEEP_MS)
 
-    async def _journal(self) -> AsyncIterator[list[tuple[str, int]]]:
-        """Every account with a window in which something was spent; a few at a time, as there may be a million."""
-        names = self._ledger.names()
-        for at in range(0, len(names), _LISTED_AT_ONCE):
-            now_ns = self._wall_ns()
-            some = []
-            for name in names[at : at + _LISTED_AT_ONCE]:
-                balance = self._ledger.balance(name, now_ns)
-                if balance is not None and balance.resets_at_ns is not None and (balance.used_nano_usd or balance.used_tokens):
-                    some.append((name, balance.resets_at_ns))
-            yield some
-            await asyncio.sleep(0)
+    def _recall(self) -> None:
+        """Some accounts with a window in which something was spent; there may be a million, so the next only when these have been told."""
+        now_ns, some = self._wall_ns(), list[tuple[str, int]]()
+        for name in self._untold[-_LISTED_AT_ONCE:]:
+            balance = self._ledger.balance(name, now_ns)
+            if balance is not None and balance.resets_at_ns is not None and (balance.used_nano_usd or balance.used_tokens):
+                some.append((name, balance.resets_at_ns))
+        del self._untold[-_LISTED_AT_ONCE:]
+        self.leases.learn(some)

@@ -18,7 +18,7 @@
     [cache]             what is remembered of answers, and where; one node's is [nodes.SERVICE.NODE.cache]: see `caching.py`
     [alerts]            whom to tell of trouble: chat, webhook, e-mail; see `alerts.py`    SIDECAR_ALERTS__CHAT_URL=https://...
     [usage]             the usage log: for how long, which days, a PostgreSQL that pods share
-    [catalog] [timeouts] [limits] [admission] [health] [redis] [logging] [tracing]
+    [catalog] [timeouts] [limits] [admission] [health] [redis] [fleet] [logging] [tracing]
 
 A variable's name is `SIDECAR_`, then the key path in upper case with `__` between its parts; what is no letter or digit in a name is
 `_`. Lists are written a,b and tables of text name=value,name=value. An empty variable counts as not set. The environment wins over

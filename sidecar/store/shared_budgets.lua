@@ -3,7 +3,7 @@
 -- lease and held; of others, what they held. Integers up to 2^53 are exact here.
 --
 -- KEYS  epoch, short, then one hash for each account
--- ARGV  pod, name of a new epoch, lease_ms, learn_ms, then for each account: its name among the short ones, sequence, known, keep_ms, and
+-- ARGV  pod, name of a new epoch, lease_ms, learn_ms, 1 if the pod has more to tell of what it has spent (so long all others wait), then for each account: its name among the short ones, sequence, known, keep_ms, and
 --       for money and tokens each: limit, used, held, have, want, need, least (see sidecar/shares.py)
 -- gives epoch, learning (1 or 0), short ones, then for each account {stale} or {0, lease, used, total, taken, lease, used, total, taken, others}
 local pod, fresh, lease_ms, learn_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -25,16 +25,20 @@ local function begin()
 end
 local has_forgotten = epoch[2] ~= server
 for number = 3, #KEYS do
-  local known = tonumber(ARGV[7 + (number - 3) * 18])
+  local known = tonumber(ARGV[8 + (number - 3) * 18])
   if known > 0 and not has_forgotten then
     local mine = redis.call('HGET', KEYS[number], pod)
     has_forgotten = known > (mine and read(mine)[1] or 0)
   end
 end
 if has_forgotten then begin() end
+if ARGV[5] == '1' and now < tonumber(epoch[3]) + learn_ms then
+  epoch[3] = string.format('%.0f', now)
+  redis.call('HSET', KEYS[1], 'since', epoch[3])
+end
 local is_learning, since = now < tonumber(epoch[3]) + learn_ms, tonumber(epoch[3])
 
-local answers, at = {}, 5
+local answers, at = {}, 6
 for number = 3, #KEYS do
   local key, name, sequence, keep_ms = KEYS[number], ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 3]
   local ask = {{}, {}}

@@ -39,10 +39,13 @@ class SharedBudgets:
         self._script = client.register_script(_SCRIPT.read_text())
         self._teach = client.register_script(_TEACH.read_text())
 
-    async def exchange(self, asks: Sequence[Ask]) -> Reply:
-        """Say what this pod has to say of some accounts, and hear what it may use of them."""
+    async def exchange(self, asks: Sequence[Ask], *, is_telling: bool) -> Reply:
+        """Say what this pod has to say of some accounts, and hear what it may use of them.
+
+        `is_telling`: it has more to tell of what it has spent; a server that is learning learns on.
+        """
         keys = [self._keys, f"{self._keys}:short", *(self._key(ask.account, ask.end_ns) for ask in asks)]
-        words: list[Any] = [self._pod, uuid.uuid4().hex, *self._times]
+        words: list[Any] = [self._pod, uuid.uuid4().hex, *self._times, int(is_telling)]
         for ask in asks:
             words += (short_name(ask.account, ask.end_ns), ask.sequence, ask.known, max(1, ask.keep_ms))
             for unit in (0, 1):

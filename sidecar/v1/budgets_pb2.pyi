@@ -201,7 +201,9 @@ Global___Balance: _TypeAlias = Balance  # noqa: Y015
 
 @_typing.final
 class AllPods(_message.Message):
-    """One account of all pods that share it, as the answering pod last heard of it: at most a second ago while it uses the account."""
+    """One account of all pods that share it, as the answering pod last heard of it: a second ago while its own calls spend from the account, at
+    most a quarter of fleet.lease_ms otherwise.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -22,7 +22,7 @@ class Place:
     accounts: dict[Key, dict[bytes, bytes]] = field(default_factory=dict)
     short: dict[str, int] = field(default_factory=dict)
 
-    def exchange(self, pod: bytes, fresh: str, asks: list[Ask], now_ms: int) -> Reply:
+    def exchange(self, pod: bytes, fresh: str, asks: list[Ask], now_ms: int, *, is_telling: bool = False) -> Reply:
         forgotten = self.epoch is None or self.epoch[1] != self.run
         for ask in asks:
             mine = self.accounts.get((ask.account, ask.end_ns), {}).get(pod)
@@ -31,6 +31,8 @@ class Place:
         if forgotten or self.epoch is None:
             self.epoch = (fresh, self.run, now_ms)
         learning = now_ms < self.epoch[2] + self.learn_ms
+        if learning and is_telling:
+            self.epoch = (*self.epoch[:2], now_ms)
         answers = tuple(self._answer(pod, ask, now_ms, learning) for ask in asks)
         self.short = {name: at for name, at in self.short.items() if at > now_ms - 2000}
         names = sorted(self.short, key=lambda name: (self.short[name], name))[:100]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator
 from random import Random
 
@@ -53,11 +55,15 @@ async def test_the_scripts_do_what_their_twin_does(server, learn_ms):
                 lost = random.random() < 0.1
                 heard = known[pod] if random.random() < 0.2 else 0
                 asks.append(ask(random, name, max(1, sequences[pod]), heard, (0, 0) if lost else (used[0], used[1]), limits[name]))
-            real = await talks[pod].exchange(asks)
+            is_telling = random.random() < 0.1
+            real = await talks[pod].exchange(asks, is_telling=is_telling)
             seconds, micros = await client.time()
             before = place.epoch
-            twin = place.exchange(pod.encode(), real.epoch, asks, seconds * 1000 + micros // 1000)
-            assert (place.epoch == before) is (before is not None and before[0] == real.epoch)  # both have forgotten, or neither
+            twin = place.exchange(pod.encode(), real.epoch, asks, seconds * 1000 + micros // 1000, is_telling=is_telling)
+            assert place.epoch is not None
+            assert (before is not None and place.epoch[:2] == before[:2]) is (
+                before is not None and before[0] == real.epoch
+            )  # both have forgotten, or neither
             assert [kept(answer) for answer in real.answers] == [kept(answer) for answer in twin.answers]
             plain = [(a.stale, a.lease, a.used, a.total, a.taken) for a in real.answers]
             assert plain == [(a.stale, a.lease, a.used, a.total, a.taken) for a in twin.answers], asks
@@ -75,19 +81,31 @@ async def test_the_scripts_do_what_their_twin_does(server, learn_ms):
                 assert not taught
 
 
+async def test_a_server_learns_for_as_long_as_somebody_has_more_to_tell(server):
+    async with redis.Redis(port=server.port) as client:
+        one, two = talk(client, "one", learn_ms=300), talk(client, "two", learn_ms=300)
+        began = time.monotonic()
+        while time.monotonic() - began < 1:
+            assert (await one.exchange([], is_telling=True)).learning
+            assert (await two.exchange([], is_telling=False)).learning
+        await asyncio.sleep(0.35)
+        assert not (await two.exchange([], is_telling=False)).learning
+        assert not (await one.exchange([], is_telling=True)).learning  # too late
+
+
 async def test_a_server_that_was_started_anew_learns_first_whatever_it_still_knows(server):
     async with redis.Redis(port=server.port) as client:
         one = talk(client, "one", learn_ms=60_000)
-        first = await one.exchange([])
+        first = await one.exchange([], is_telling=False)
         assert first.learning
         name, dump = "{twins}:budgets", await client.dump("{twins}:budgets")
         server.kill()
         server.start()
         await client.restore(name, 0, dump)  # as from a file of its own
-        second = await one.exchange([])
+        second = await one.exchange([], is_telling=False)
         assert second.learning
         assert second.epoch != first.epoch
-        assert (await one.exchange([])).epoch == second.epoch
+        assert (await one.exchange([], is_telling=False)).epoch == second.epoch
 
 
 def kept(answer: Answer) -> dict[bytes, list[bytes]]:

@@ -23,15 +23,17 @@ class Near:
         self.place = Place("one", 600_000, learn_ms)
         self.failure: Exception | None = None
         self.delay_s = 0.0
-        self.words = 0
+        self.words = self.telling = 0
         self.closed = False
 
-    async def exchange(self, asks: Sequence[Ask]) -> Reply:
+    async def exchange(self, asks: Sequence[Ask], *, is_telling: bool) -> Reply:
         self.words += 1
+        self.telling += is_telling
         await asyncio.sleep(self.delay_s)
         if self.failure is not None:
             raise self.failure
-        return self.place.exchange(b"pod", f"epoch{self.words}", list(asks), time.time_ns() // 1_000_000)
+        now_ms = time.time_ns() // 1_000_000
+        return self.place.exchange(b"pod", f"epoch{self.words}", list(asks), now_ms, is_telling=is_telling)
 
     async def teach(self, untaught: Untaught, keep_ms: int) -> None:
         self.place.teach(untaught)
@@ -154,6 +156,22 @@ async def test_a_place_that_has_forgotten_is_told_what_the_journal_has():
         await until(lambda: len(place.place.accounts) == 2 and place.entry("old") == place.entry("older") == [400, 400, 400])
         place.place.accounts, place.place.epoch = {}, None
         await until(lambda: len(place.place.accounts) == 2 and place.entry("old") == [400, 400, 400])
+
+
+async def test_of_many_accounts_a_few_are_told_at_a_time():
+    ledger, place, many = Ledger(), Near(learn_ms=1_000), 2_500
+    day = rule()
+    for number in range(many):
+        held = ledger.reserve([(f"a{number}", day)], 500, 1, HOUR_NS, time.time_ns())
+        assert isinstance(held, Reservation)
+        ledger.post(held.id, 400, 1, time.time_ns())
+    one, _ = sharing(ledger)
+    await one.begin(place, 30)
+    assert one.leases.state == "up"
+    assert len(place.place.accounts) == many
+    assert place.telling >= 10  # and the place learned on meanwhile
+    assert place.words < 60
+    assert isinstance(await reserve(one, ledger, (("a0", day),), 1), Denial)  # nobody runs, so nobody was asked
 
 
 async def test_a_start_waits_while_a_new_place_learns_but_not_for_one_that_is_away():
