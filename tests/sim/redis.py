@@ -81,9 +81,9 @@ class Line:
         self._redis = redis
         self._pod = pod
 
-    async def exchange(self, asks):
+    async def exchange(self, asks, *, is_telling=False):
         await self._redis.travel(self._pod)
-        reply = self._redis.place.exchange(self._pod.encode(), self._redis.fresh(), list(asks), self._redis.now_ms)
+        reply = self._redis.place.exchange(self._pod.encode(), self._redis.fresh(), list(asks), self._redis.now_ms, is_telling=is_telling)
         await self._redis.travel(self._pod)
         return reply
 
