@@ -6,19 +6,22 @@ import asyncio
 import sqlite3
 
 import pytest
+from msgspec.structs import replace
 
 from sidecar.cache_proofs import CacheProofs
+from sidecar.caching import invalidate
 from sidecar.errors import StoreFailed
 from sidecar.policies.cache_audits import Namespace
 from sidecar.store import proof_file
+from sidecar.store.cache_invalidation import Invalidation
 from sidecar.store.proof_file import ProofFile
 from tests.unit.fakes import Bench
 
 NAME = Namespace("oracle.intent", "free", "openai/gpt-4o-mini", "greet", "2", "1")
 
 
-def make(folder):
-    bench = Bench(SIDECAR_SERVER__DATA_DIR=str(folder))
+def make(folder, **environ):
+    bench = Bench(SIDECAR_SERVER__DATA_DIR=str(folder), **environ)
     judge = bench.engine.similar.judge
     return bench, judge.audits, CacheProofs(bench.engine, judge)
 
@@ -35,6 +38,22 @@ async def test_a_restart_brings_back_what_was_proven(tmp_path):
     proofs.open()
     assert audits.standings() == before
     await proofs.close()
+
+
+async def test_a_tenant_that_is_erased_is_not_in_the_file_any_more(tmp_path):
+    bench, audits, proofs = make(tmp_path, SIDECAR_CACHE__AUDIT__BY="tenant")
+    proofs.open()
+    acme, other = (replace(NAME, tenants=tenant) for tenant in ("acme", "b"))
+    for _ in range(200):
+        audits.record(acme, same=True)
+        audits.record(other, same=True)
+    assert (audits.open, len(audits)) == (2, 2)
+    await invalidate(bench.engine, Invalidation(0, tenant="acme", node="oracle.intent"))
+    assert len(audits) == 2  # only some answers were taken back
+    await invalidate(bench.engine, Invalidation(0, tenant="acme"))
+    assert (audits.open, [one.namespace for one in audits.standings()]) == (1, [other])
+    await proofs.close()
+    assert b"acme" not in b"".join(ProofFile(tmp_path).load(10))
 
 
 async def test_what_is_written_is_there_without_an_orderly_end(tmp_path):
