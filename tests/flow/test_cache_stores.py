@@ -156,7 +156,8 @@ async def until_used(sidecar: Sidecar, used: float = 1.0) -> None:
 
 
 async def test_one_pod_answers_what_another_was_asked(pod, server, upstream, model):
-    first, second = await pod(), await pod()
+    table = '[nodes.flow.chain.cache]\nsemantic = "shadow"\n'
+    first, second = await pod(table), await pod(table)
     upstream.on(model, Say(pieces=("shared ", "answer")))
     paid = await first.llm.Generate(ask("What is shared?", tenant="acme"))
     await until_known(second, "What is shared?", tenant="acme")
@@ -172,10 +173,7 @@ async def test_one_pod_answers_what_another_was_asked(pod, server, upstream, mod
         assert b"acme" not in value
         assert 3_500_000 < await client.pttl(keys[0]) <= 3_600_000
 
-
-async def test_questions_of_other_pods_are_considered_too(pod, server, upstream, model):
-    table = '[nodes.flow.chain.cache]\nsemantic = "shadow"\n'
-    first, second = await pod(table), await pod(table)
+    # And similar questions: each pod judges for itself.
     await first.llm.Generate(ask("How do I reset my password?", node="flow.chain", tenant="acme"))
     alike = {"prompt": "how do i reset my password", "node": "flow.chain"}
 
@@ -239,10 +237,7 @@ async def test_what_is_invalidated_is_gone_on_every_pod_within_a_second(pod, ser
             question = named(**spared)
             assert await is_known(second, f"{kind} {question.pop('prompt')}", **question), kind
 
-
-async def test_a_lost_message_delays_an_invalidation_and_loses_nothing(pod, server, model):
-    """The channel says nothing, as if the message had been lost: the number in Redis is looked at all the same."""
-    first = await pod()
+    # The channel says nothing, as if the message had been lost: the number in Redis is looked at all the same.
     await first.llm.Generate(ask("lost"))
     async with redis.Redis(port=server.port) as client:
         await client.zadd("{sidecar:cache}:rules", {b'9000000000000 {"generation":0}': 9_000_000_000_000})
@@ -310,32 +305,26 @@ async def test_a_frozen_server_costs_a_call_no_more_than_its_limit(start_sidecar
 async def test_garbage_in_redis_is_a_miss_and_told_of_once(pod, server, upstream, model):
     first, second = await pod(), await pod()
     await first.llm.Generate(ask("one"))
-    await until_known(second, "one")
     async with redis.Redis(port=server.port) as client:
-        (key,) = await client.keys("sidecar:cache:e:*")
+        async with asyncio.timeout(10):
+            while not (keys := await client.keys("sidecar:cache:e:*")):  # noqa: ASYNC110  (another process's)
+                await asyncio.sleep(0.02)
+        key = keys[0]
         good = await client.get(key)
-        third = await pod()
         for garbage in (b"", b"garbage", b"\x02" + good[1:], good[:-1], b"\x01" * 1_000_000):
             await client.set(key, garbage)
-            assert not await is_known(third, "one"), garbage[:10]
+            assert not await is_known(second, "one"), garbage[:10]
         await client.delete(key)
         await client.rpush(key, "of another type")
-        assert not await is_known(third, "one")
+        assert not await is_known(second, "one")
         await client.zadd("{sidecar:cache}:rules", {b"garbage": 8e12, b'8000000000001 {"tenant": 5}': 8e12 + 1})
         await client.set("{sidecar:cache}:floor", "garbage")
         await asyncio.sleep(1)
-    for one in (first, second, third):
+    for one in (first, second):
         assert (await one.llm.Generate(ask("after"), timeout=5)).text
-    told = await events(third, "cache garbled")
+    told = await events(second, "cache garbled")
     assert len(told) == len(set(told))
     assert any("another version" in message for message in told)
-
-
-async def test_another_key_means_other_answers(pod, model, upstream):
-    first, second = await pod(), await pod(key=OTHER_KEY)
-    await first.llm.Generate(ask("mine"))
-    await second.llm.Generate(ask("mine"))
-    assert len(upstream.asked(model)) == 2
 
 
 # --- what operators may say ---------------------------------------------------------------------------------------------------------
