@@ -240,9 +240,7 @@ def remember(engine: Engine, call: Call) -> None:
         except UnicodeEncodeError:  # a provider's text may hold halves of characters, which nobody can write down
             entry = None
     if caching.would_be is not None and call.error is None and call.recalled is None and call.answer is not None:
-        judge = engine.similar.judge
-        if judge is not None and not judge.asked(call, caching.would_be, call.answer):
-            engine.answers.drop_everywhere(caching.would_be.entry)
+        _audit(engine, call, caching.would_be, call.answer)
     if entry is not None:
         found = Found(entry, 0)
         land(engine, call, found, exact(found))
@@ -254,6 +252,23 @@ def remember(engine: Engine, call: Call) -> None:
         engine.flights.scatter(digest)
     else:
         engine.flights.hand_over(digest)
+
+
+def _audit(engine: Engine, call: Call, would_be: Likely, fresh: Answer) -> None:
+    """Where the remembered answer says something else it goes.
+
+    On all pods only if such answers are given: then that is rare. Before, other pods give it to nobody but who asks its own question.
+    """
+    judge = engine.similar.judge
+    if judge is None:
+        return
+    is_given = not judge.unproven(call, would_be)
+    if judge.asked(call, would_be, fresh):
+        return
+    if is_given:
+        engine.answers.drop_everywhere(would_be.entry)
+    else:
+        engine.answers.drop(would_be.entry.digest)
 
 
 async def complain(engine: Engine, call_id: str) -> bool:

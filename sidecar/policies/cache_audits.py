@@ -44,13 +44,13 @@ MOST: Final = 10_000  # namespaces, about 600 bytes each
 _MOST_SERVED: Final = 20_000  # calls that a complaint may still name
 _MOST_TOLD: Final = 200  # at a time: a bound takes some 0.1 ms
 _ENOUGH: Final = 700.0  # of a logarithm: beyond it is no float
-_STEPS: Final = 60  # halvings, to the last bit of a float
+_STEPS: Final = 32  # halvings: to a billionth
 
 
 class Namespace(Struct, frozen=True, array_like=True, gc=False):
     """What is proven together. Another model, prompt, verifier, threshold or comparison is another namespace, and starts anew.
 
-    `tenants` is a class of them, "" where nobody says; `rules` names verifier, threshold and comparison.
+    `tenants` is a class of them, "" where nobody says; `rules` names verifier, threshold, comparison and embedding model.
     """
 
     node: str  # service.node

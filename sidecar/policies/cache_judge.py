@@ -98,7 +98,7 @@ class CacheJudge:
             named.model,
             named.prompt_name,
             named.prompt_version,
-            f"{fingerprint()} {acceptance:g} {rule.compare}{FORM} {rule.compare_overlap:g}",
+            f"{fingerprint()} {acceptance:g} {rule.compare}{FORM} {rule.compare_overlap:g} {self._settings.cache.embedding}".rstrip(),
         )
 
     def _tell(self, now: Standing) -> None:
