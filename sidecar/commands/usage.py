@@ -20,7 +20,16 @@ Line = dict[str, Any]  # by column; amounts in nano-USD under names that end in 
 
 _SHOWN = {
     "report": ("calls", "failed", "cached", "tokens_in", "tokens_out", "cost_nano_usd", "mean_ms"),
-    "cache": ("calls", "input_tokens", "cached_input_tokens", "cache_write_tokens", "saved_nano_usd", "extra_nano_usd", "net_nano_usd"),
+    "cache": (
+        "calls",
+        "input_tokens",
+        "cached_input_tokens",
+        "cache_write_tokens",
+        "saved_nano_usd",
+        "extra_nano_usd",
+        "net_nano_usd",
+        "return_percent",
+    ),
     "fallbacks": ("calls", "fallbacks", "cost_nano_usd", "primary_nano_usd", "failed_tries_nano_usd", "extra_nano_usd"),
     "calls": ("time", "id", "service", "node", "tenant", "model", "status", "tokens_in", "tokens_out", "cost_nano_usd", "duration_ms"),
 }
@@ -151,13 +160,31 @@ _MS = timedelta(milliseconds=1)
 
 
 def _fields(message: Any) -> Line:
-    """Every plain field by its name, also those that are zero."""
-    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields if field.message_type is None}
+    """Every plain field by its name, also those that are zero; None: it is not set, and that is no zero."""
+
+    def value(field: Any) -> Any:
+        return None if field.has_presence and not message.HasField(field.name) else getattr(message, field.name)
+
+    return {field.name: value(field) for field in message.DESCRIPTOR.fields if field.message_type is None}
 
 
 def _call_line(call: Any) -> Line:
     caller = {name: value for name, value in _fields(call.caller).items() if name != "priority"}
-    return _fields(call) | caller | _fields(call.usage) | {"tags": dict(call.caller.tags)}
+    told = _fields(call) | caller | _fields(call.usage) | {"tags": dict(call.caller.tags)}
+    return told | {"vote": {1: 1, 2: -1}.get(call.vote)}
+
+
+def _row_line(row: Line) -> Line:
+    """A row of the file under the names that a running sidecar uses."""
+    quality_ppm, saved = row.pop("quality_ppm"), row.pop("answer_saved_nano_usd")
+    return row | {
+        "user": row.pop("user_id"),
+        "tags": json.loads(row["tags"]),
+        "quality": None if quality_ppm is None else quality_ppm / 1_000_000,
+        "saved_nano_usd": saved or 0,
+        "estimated": bool(row["estimated"]),
+        "fallback": bool(row["fallback"]),
+    }
 
 
 class _File:
@@ -189,9 +216,9 @@ class _File:
         from msgspec.structs import asdict
 
         today = self._days.of(self._now_ms)
-        begin, end = self._reports.period(from_day, to_day, today, today)
-        rows = self._reports.calls(self._ask, self._days, begin, end, self._checked(where), None, limit or 100, is_failed=failed)
-        return [asdict(row) | {"user": row.user_id, "tags": json.loads(row.tags)} for row in rows]
+        begin, end = self._reports.period(from_day, to_day, self._reports.EVER if "id" in where else today, today)
+        rows = self._reports.calls(self._ask, self._days, begin, end, self._checked(where, "id"), None, limit or 100, is_failed=failed)
+        return [_row_line(asdict(row)) for row in rows]
 
     def forecast(self, where: Mapping[str, str]) -> Line:
         found = self._reports.forecast(self._ask, self._days, self._now_ms, self._checked(where))
@@ -203,8 +230,8 @@ class _File:
             **{name: getattr(found, name) for name in ("spent_nano_usd", "forecast_nano_usd", "basis_nano_usd", "left_ms", "basis_ms")},
         }
 
-    def _checked(self, where: Mapping[str, str]) -> dict[str, str]:
-        self._reports.checked_groups(where, "where")
+    def _checked(self, where: Mapping[str, str], *more: str) -> dict[str, str]:
+        self._reports.checked_groups(where, "where", more)
         return dict(where)
 
 
@@ -242,6 +269,7 @@ def _derived(line: Line, kind: str = "") -> Line:
     if kind == "cache":
         saved, extra = line["cache_saved_nano_usd"], line["cache_write_extra_nano_usd"]
         found |= {"saved_nano_usd": saved, "extra_nano_usd": extra, "net_nano_usd": saved - extra}
+        found["return_percent"] = round(100 * (saved - extra) / extra) if extra else None
     if kind == "fallbacks":
         cost, primary, failed = (line[f"fallback_{name}nano_usd"] for name in ("", "primary_", "failed_"))
         found |= {"cost_nano_usd": cost, "primary_nano_usd": primary, "failed_tries_nano_usd": failed}
@@ -276,11 +304,17 @@ def usd(nano: int) -> str:
 def _table(lines: Sequence[Line], columns: Sequence[str]) -> list[str]:
     """Columns as wide as what is in them; figures to the right."""
     titles = [name.removesuffix("_nano_usd") + (" USD" if name.endswith("_nano_usd") else "") for name in columns]
-    cells = [[usd(line[name]) if name.endswith("_nano_usd") else str(line[name]) for name in columns] for line in lines]
+    cells = [[_shown(name, line[name]) for name in columns] for line in lines]
     widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
-    are_figures = [all(isinstance(line[name], int) for line in lines) and bool(lines) for name in columns]
+    are_figures = [all(isinstance(line[name], int | None) for line in lines) and bool(lines) for name in columns]
     align: list[Callable[[str, int], str]] = [str.rjust if is_figure else str.ljust for is_figure in are_figures]
     return ["  ".join(put(cell, width) for put, cell, width in zip(align, row, widths, strict=True)).rstrip() for row in (titles, *cells)]
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    return usd(value) if name.endswith("_nano_usd") else str(value)
 
 
 def _forecast_words(found: Line) -> str:

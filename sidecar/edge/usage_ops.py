@@ -47,8 +47,9 @@ class UsageOps:
     async def ListCalls(self, request: pb.ListCallsRequest, context: Context) -> pb.ListCallsResponse:  # noqa: N802
         async with Rescue(context, self._engine.meter.log):
             usage, today = self._log()
-            begin, end = reports.period(request.filter.from_day, request.filter.to_day, today, today)
-            where = _equals(request.filter)
+            where = _equals(request.filter, "id")
+            first = reports.EVER if "id" in where else today
+            begin, end = reports.period(request.filter.from_day, request.filter.to_day, first, today)
             limit = _limit(request.limit, _CALLS, _MOST_CALLS)
             before = _cursor(request.before)
             rows = await usage.ask(
@@ -101,8 +102,8 @@ class UsageOps:
         return usage, usage.days.of(self._engine.wall_ns() // 1_000_000)
 
 
-def _equals(message: pb.UsageFilter) -> dict[str, str]:
-    reports.checked_groups(message.equals, "filter.equals")
+def _equals(message: pb.UsageFilter, *more: str) -> dict[str, str]:
+    reports.checked_groups(message.equals, "filter.equals", more)
     return dict(message.equals)
 
 

@@ -18,6 +18,7 @@ from sidecar.store.usage_rows import SUMS, Row
 Ask = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
 
 _DAY = re.compile(r"[12][0-9]{3}-[0-9]{2}-[0-9]{2}")
+EVER = date(1970, 1, 1)
 _BASIS_DAYS = 7  # a week has every weekday once
 
 
@@ -60,13 +61,14 @@ def _day(text: str, field: str) -> date:
     raise InvalidRequest(f"{field} is {text[:40]!r}; expected a day like 2026-11-21", field=field)
 
 
-def checked_groups(names: Iterable[str], field: str) -> list[str]:
-    """Raises InvalidRequest for a name that nothing is grouped or filtered by."""
+def checked_groups(names: Iterable[str], field: str, more: Sequence[str] = ()) -> list[str]:
+    """Raises InvalidRequest for a name that nothing is grouped or filtered by. `more`: names that are good here as well."""
     found = list(names)
+    known = (*sql.GROUPS, *more)
     for name in found:
-        if name not in sql.GROUPS:
-            expected = f"expected one of {', '.join(sql.GROUPS)}"
-            raise InvalidRequest(f"{field} names {name[:40]!r}{nearest(name, sql.GROUPS)}; {expected}", field=field)
+        if name not in known:
+            expected = f"expected one of {', '.join(known)}"
+            raise InvalidRequest(f"{field} names {name[:40]!r}{nearest(name, known)}; {expected}", field=field)
     if len(set(found)) < len(found):
         raise InvalidRequest(f"{field} names one of {', '.join(found)} twice", field=field)
     return found

@@ -1134,7 +1134,8 @@ class UsageFilter(_message.Message):
     @_builtins.property
     def equals(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """By name: `service`, `node`, `tenant`, `provider`, `model`, `user`, `plan`, `run`, `agent`, `operation`, `status`, `cache`, `endpoint`,
-        `prompt_name`, `prompt_version`, `day`. Other names are invalid.
+        `prompt_name`, `prompt_version`, `day`. For ListCalls also `id`, and then from_day is as far back as the log goes. Other names are
+        invalid.
         """
 
     def __init__(

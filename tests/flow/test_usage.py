@@ -297,7 +297,12 @@ async def test_reports_on_the_command_line(start_sidecar, folder):
     assert (status, out) == (0, "")
     status, out, _ = await sidecar_command("usage", "calls", "--where", "tenant==cmd()", "--json", *target)
     (call,) = json.loads(out)["calls"]
-    assert (call["id"], call["quality"], call["cost_nano_usd"]) == (last.id, 0.5, COST)
+    assert (call["id"], call["quality"], call["vote"], call["cost_nano_usd"]) == (last.id, 0.5, 1, COST)
+    status, out, _ = await sidecar_command("usage", "calls", "--where", f"id={last.id}", "--json", *target)
+    assert json.loads(out)["calls"] == [call]
+    status, out, _ = await sidecar_command("usage", "calls", "--where", "tenant=acme", "--json", *target)
+    unrated = json.loads(out)["calls"]
+    assert [(one["quality"], one["vote"]) for one in unrated] == [(None, None)] * 2
     status, out, _ = await sidecar_command("usage", "calls", *target)
     assert len(out.splitlines()) == 4
     status, out, _ = await sidecar_command("usage", "forecast", *target)
@@ -312,6 +317,11 @@ async def test_reports_on_the_command_line(start_sidecar, folder):
     assert await sidecar_command("usage", "report", "--by", "tenant", "--json", "--data-dir", str(folder)) == running
     await pod.stop()
     assert await sidecar_command("usage", "report", "--by", "tenant", "--json", "--data-dir", str(folder)) == running
+    status, out, _ = await sidecar_command("usage", "calls", "--json", "--data-dir", str(folder))
+    names = call.keys() - {"cursor"}
+    assert [{name: one[name] for name in names} for one in json.loads(out)["calls"]] == [
+        {name: one[name] for name in names} for one in (call, *unrated)
+    ]
     for words in (("calls",), ("forecast",), ("forecast", "--csv"), ("calls", "--csv", "--failed")):
         status, _, err = await sidecar_command("usage", *words, "--data-dir", str(folder))
         assert (status, err) == (0, ""), words

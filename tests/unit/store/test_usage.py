@@ -276,6 +276,32 @@ def test_rows_lie_in_months(postgres):
     pod.close()
 
 
+def test_tables_of_an_older_version_go_on_with_their_rows_while_its_pods_still_write(postgres):
+    postgres.clear()
+    pod = UsagePostgres(settings_for(postgres))
+    pod.add([a_row(1)])
+    pod.close()
+    for table in ("llm_calls", "llm_days"):  # as the first version made them
+        postgres.ask(f"ALTER TABLE {table} DROP COLUMN answer_saved_nano_usd")
+    postgres.ask("DELETE FROM llm_migrations WHERE number = 2")
+    newer = UsagePostgres(settings_for(postgres))
+    newer.add([a_row(2, answer_saved_nano_usd=500)])
+    older = [name for name in COLUMNS if name != "answer_saved_nano_usd"]
+    values = [getattr(a_row(3), name) for name in older]
+    postgres.ask(f"INSERT INTO llm_calls ({', '.join(older)}) VALUES ({', '.join(['%s'] * len(older))})", *values)
+    assert postgres.ask("SELECT number FROM llm_migrations ORDER BY number") == [(1,), (2,)]
+    assert [row.id for row in listed(newer)] == [a_row(n).id for n in (3, 2, 1)]
+    assert newer.rate(a_row(3).id, 500_000, 1)
+    assert (total(newer)["calls"], total(newer)["answer_saved_nano_usd"]) == (2, 500)  # the third was not summed up by its writer here
+    newer.close()
+
+    postgres.ask("INSERT INTO llm_migrations VALUES (3)")  # a later version has been here
+    pod = UsagePostgres(settings_for(postgres))
+    pod.add([a_row(4)])
+    assert len(listed(pod)) == 4
+    pod.close()
+
+
 def test_nobody_there_is_told_without_the_password():
     pod = UsagePostgres(settings_for(f"postgresql://u@127.0.0.1:{free_port()}/d", SIDECAR_USAGE__POSTGRES_PASSWORD="hunter2secret"))
     with pytest.raises(StoreFailed, match=r"PostgreSQL \(usage\.postgres\): .*refused") as caught:
