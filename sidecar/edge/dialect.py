@@ -242,6 +242,8 @@ def facts(call: Call, now: float) -> dict[str, Any]:
     }
     found["cost"] = cost
     found["cache"] = {"kind": "KIND_NONE"}
+    if call.cached_inputs:
+        found["cached_inputs"] = call.cached_inputs
     if (how := call.recalled) is not None:
         found["cache"] = {
             "kind": pb.CacheResult.Kind.Name(KINDS[how.kind]),

@@ -9,7 +9,7 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.json import Encoder
 
-from sidecar.call import Call, Candidate, EmbedRequest, GenerateRequest, Message, Text
+from sidecar.call import Call, Candidate, EmbedRequest, GenerateRequest, Image, Message, Part, Text
 
 _encode = Encoder().encode  # JSON, in the order in which it came: the order of a schema's properties guides the model
 _encode_options = Encoder(order="deterministic").encode  # of a map without an order of its own
@@ -57,7 +57,7 @@ def key_of(call: Call, scope: Literal["user", "tenant"], version: str) -> Key | 
                 call.node_name,
                 request.model,
                 sorted({f"{c.model.provider}/{c.model.name}" for c in call.candidates}),
-                (*call.messages[:-1], frame),
+                _small((*call.messages[:-1], frame)) if "image" in call.needs else (*call.messages[:-1], frame),
                 request.temperature if request.temperature is not None or node is None else node.temperature,
                 request.top_p,
                 request.max_output_tokens if request.max_output_tokens is not None or node is None else node.max_output_tokens,
@@ -79,6 +79,17 @@ def key_of(call: Call, scope: Literal["user", "tenant"], version: str) -> Key | 
     digest = hashlib.sha256(partition + _normal(asked)).digest()
     is_similar = is_user and len(question) == len(last.parts)
     return Key(digest, partition, question[0] if len(question) == 1 else "\n".join(question), is_similar)
+
+
+def _small(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """With pictures by their hashes: a megabyte as JSON takes a millisecond, and is hashed all the same."""
+
+    def part_of(part: Part) -> Part:
+        if not isinstance(part, Image) or not part.data:
+            return part
+        return Image(mime_type=part.mime_type, url=f"sha256:{hashlib.sha256(part.data).hexdigest()}", detail=part.detail)
+
+    return tuple(Message(message.role, tuple(map(part_of, message.parts))) for message in messages)
 
 
 def _normal(json: bytes) -> bytes:

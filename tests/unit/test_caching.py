@@ -116,6 +116,19 @@ def test_partition_is_all_but_the_last_user_turn():
     assert key(bench, ask("one"), version="2").partition != first.partition
 
 
+def test_pictures_are_part_of_the_question():
+    bench = Bench()
+
+    def picture(data, text="What is it?"):
+        turn = Message("user", (Text(text), Image(data=data, mime_type="image/png")))
+        return key(bench, ask("", messages=(turn,)))
+
+    assert picture(b"a" * 1_000_000) == picture(b"a" * 1_000_000)
+    assert picture(b"a").partition != picture(b"b").partition
+    assert picture(b"a").partition == picture(b"a", "What else is it?").partition
+    assert picture(b"a").digest != picture(b"a", "What else is it?").digest
+
+
 @pytest.mark.parametrize(
     "text",
     [
