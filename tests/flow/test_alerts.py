@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+import aiohttp
 import grpc
 import pytest
 import pytest_asyncio
+import yaml
 
+from sidecar.errors import Cancelled, RequestError
 from sidecar.v1 import llm_pb2 as pb
 from sidecar.v1 import ops_pb2
 from tests.conftest import SMALL_MODELS
 from tests.fakes.receivers import Hooks, Post, Told
-from tests.fakes.running import Sidecar, model_row, provider_tables, start
+from tests.fakes.running import ROOT, Sidecar, free_port, model_row, provider_tables, start
 from tests.fakes.script import Fail, Say
 from tests.fakes.servers import Server, programs
 
@@ -313,3 +317,24 @@ async def test_what_all_pods_have_spent_together_is_told_where_none_has_alone(pr
         (message,) = [one.json["data"]["message"] for one in hooks.at("/program") if "company" in str(one.json)]
         assert message.startswith("account company:day_warning has reached 100 % of its limit: 0.000")
         assert message.endswith("of 0.000600 USD are used by all pods")
+
+
+async def test_prometheus_rules_ask_for_metrics_and_reasons_that_there_are(start_own, hooks, tmp_path):
+    rules = yaml.safe_load((ROOT / "deploy/prometheus-alerts.yaml").read_text())["groups"][0]["rules"]
+    nobody = f'[redis]\nurl = "redis://127.0.0.1:{free_port()}/0"\n'
+    sidecar = await start_own(nobody + chat(hooks), f'data_dir = "{tmp_path}/kept"')
+    await ask(sidecar)
+    async with aiohttp.ClientSession() as session, session.get(f"{sidecar.ops_url}/metrics") as reply:
+        page = await reply.text()
+    asked = {name for rule in rules for name in re.findall(r"\bllm_\w+", rule["expr"])}
+    assert len(asked) > 8
+    assert sorted(name for name in asked if not re.search(rf"^(# TYPE )?{name}[ {{]", page, re.MULTILINE)) == []
+
+    def below(kind: type) -> Iterator[type]:
+        for child in kind.__subclasses__():
+            yield child
+            yield from below(child)
+
+    (failed,) = [rule["expr"] for rule in rules if rule["alert"] == "LlmErrors"]
+    (left_out,) = re.findall(r'status!~"([^"]+)"', failed)
+    assert set(left_out.split("|")) == {"ok", Cancelled.reason} | {kind.reason for kind in below(RequestError)}
