@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from sidecar._core import Balance
 from sidecar.edge.audit import Audited
 from sidecar.edge.budget_ops import balance_message, listed
@@ -10,7 +12,7 @@ from sidecar.edge.run_plans import plan_message, run_plan
 from sidecar.edge.wire import duration
 from sidecar.engine import Engine
 from sidecar.errors import InvalidRequest, StoreFailed, UnknownRun
-from sidecar.policies.runs import Run, summary
+from sidecar.policies.runs import Run, check, summary
 from sidecar.stages.identify import checked_name
 from sidecar.v1 import budgets_pb2 as pb
 
@@ -25,6 +27,7 @@ class RunOps:
             engine, (tenant, name) = self._engine, _named(request)
             runs = engine.budgets.runs
             plan = run_plan(request.plan, "plan", tenant, name)
+            check(plan)
             for share in plan.agents.values():
                 if share.model:
                     engine.catalog.model(share.model)  # UnknownModel
@@ -54,7 +57,8 @@ class RunOps:
                     balance = engine.budgets.runs.close(run, engine.ledger)
                     message, told = summary(run, balance)
                     engine.meter.event("run", message, "info", **told)
-                    await engine.budgets.keep_runs()
+                    with suppress(StoreFailed):  # it is written down later; the summary is worth more now
+                        await engine.budgets.keep_runs()
             return pb.CloseRunResponse(run=self._run(run, balance))
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:  # noqa: N802
