@@ -13,11 +13,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import Literal, Protocol
-
-from msgspec import Struct, field
+from typing import Literal
 
 from sidecar._core import Rule
+from sidecar.policies.lease_entries import UNITS, Entry, Sums, both, each, plus
 from sidecar.shares import LARGEST, NEITHER, Answer, Ask, Both, Reply
 
 MOST_AT_ONCE = 100  # accounts in one word; the rest follow
@@ -27,60 +26,8 @@ _PAUSE_NS = 250_000_000  # an account in which nothing was left is not asked abo
 _KEEP_NS = 86_400_000_000_000  # after its window an account is remembered for another day, whatever the clocks of pods say
 _ROOM_TURNS = 10  # reports after which room that was not used is given up
 
-UNITS = (0, 1)  # of `Both`
-
 WithoutRedis = Literal["lease", "refuse", "share"]
 State = Literal["away", "learning", "up"]
-
-
-class Sums(Protocol):
-    """What leases read of a ledger's `Balance`."""
-
-    @property
-    def used_nano_usd(self) -> int: ...
-    @property
-    def used_tokens(self) -> int: ...
-    @property
-    def pending_nano_usd(self) -> int: ...
-    @property
-    def pending_tokens(self) -> int: ...
-    @property
-    def limit_nano_usd(self) -> int | None: ...
-    @property
-    def limit_tokens(self) -> int | None: ...
-    @property
-    def resets_at_ns(self) -> int | None: ...
-
-
-class Entry(Struct):
-    """One account in the window that is in force here. `have` and `room` count as `Ask` does."""
-
-    account: str
-    end_ns: int
-    rule: Rule | None = None  # None: known from the journal only, nobody has asked for it since the start
-    have: Both = NEITHER
-    room: Both = NEITHER  # what there should be beyond used and pending
-    need: Both = NEITHER
-    least: Both = NEITHER
-    base: Both = NEITHER  # what others know this pod to have spent beyond its own journal
-    sequence: int = 0
-    known: int = 0
-    answered_ns: int = 0  # when the last answered word was sent
-    used_ns: int = 0
-    quiet_until_ns: int = 0
-    refused: Both = NEITHER  # the least that nobody had, a moment ago
-    told: tuple[Both, Both] | None = None
-    lowest: Both = (LARGEST, LARGEST)  # room that was left since the last look
-    turns: int = 0
-    total: Both = NEITHER
-    taken: Both = NEITHER
-    heard: bool = False
-    warned: bool = False  # that all pods together have reached the warning threshold
-    others: tuple[tuple[bytes, bytes], ...] = field(default=())
-
-    @property
-    def is_leased(self) -> bool:
-        return self.rule is not None and self.rule.mode == "refuse"
 
 
 class Leases:
@@ -124,7 +71,7 @@ class Leases:
             self._touched.add(name)
         return tuple(found)
 
-    def wants_more(self, accounts: Iterable[tuple[str, Rule]], ask: Both, now_ns: int, wall_ns: int) -> bool:
+    def wants_more(self, accounts: Iterable[tuple[str, Rule]], ask: Both, now_ns: int) -> bool:
         """Note that a call waits for more on these accounts. False: there is nobody to ask, or nothing left there a moment ago."""
         if self.state != "up":
             return False
@@ -133,18 +80,18 @@ class Leases:
             entry = self._entries.get(name)
             if entry is None or not entry.is_leased:
                 continue
-            _, held, limit = self._sums(entry, wall_ns)
-            more = _both(ask[unit] if limit[unit] >= 0 and held[unit] + ask[unit] > entry.have[unit] else 0 for unit in UNITS)
+            _, held, limit = entry.sums(self._balance)
+            more = both(ask[unit] if limit[unit] >= 0 and held[unit] + ask[unit] > entry.have[unit] else 0 for unit in UNITS)
             if more == NEITHER:
                 continue
             if now_ns < entry.quiet_until_ns and any(more[unit] >= entry.refused[unit] > 0 for unit in UNITS):
                 return False
             short.append((entry, more))
         for entry, more in short:
-            entry.least = _both(min(entry.least[unit] or more[unit], more[unit] or entry.least[unit]) for unit in UNITS)
-            entry.need = _sum(entry.need, more)
+            entry.least = both(min(entry.least[unit] or more[unit], more[unit] or entry.least[unit]) for unit in UNITS)
+            entry.need = plus(entry.need, more)
             entry.used_ns = now_ns
-            entry.room = _both(max(2 * entry.room[unit], 16 * more[unit]) if more[unit] else entry.room[unit] for unit in UNITS)
+            entry.room = both(max(2 * entry.room[unit], 16 * more[unit]) if more[unit] else entry.room[unit] for unit in UNITS)
             self._due[entry.account] = None
             self._due.move_to_end(entry.account, last=False)
         return True
@@ -156,13 +103,13 @@ class Leases:
         self._lapse(now_ns)
         touched, self._touched = self._touched, set()
         for name in touched & self._entries.keys():
-            self._look(self._entries[name], now_ns, wall_ns)
+            self._look(self._entries[name], now_ns)
             self._unreported.add(name)
         if now_ns >= self._next_report_ns:
             self._next_report_ns = now_ns + REPORT_NS
             for name in self._unreported:
-                self._report(name, wall_ns)
-            self._unreported = {name for name in self._unreported if self._is_moving(name, wall_ns)}
+                self._report(name)
+            self._unreported = {name for name in self._unreported if self._is_moving(name)}
         self._renew(now_ns)
         asks: list[Ask] = []
         while self._due and len(asks) < MOST_AT_ONCE:
@@ -184,7 +131,7 @@ class Leases:
         """Calls have used something since the last report."""
         return bool(self._touched or self._unreported)
 
-    def heard(self, asks: Sequence[Ask], reply: Reply, sent_ns: int, now_ns: int, wall_ns: int) -> bool:
+    def heard(self, asks: Sequence[Ask], reply: Reply, sent_ns: int, now_ns: int) -> bool:
         """What the others say to what was said at `sent_ns`. True: they have forgotten all; `learn` from the journal what to tell them."""
         is_another = reply.epoch != self._epoch
         if is_another:
@@ -198,7 +145,7 @@ class Leases:
             elif entry is not None and entry.end_ns == ask.end_ns and entry.sequence == ask.sequence:
                 self._adopt(entry, ask, answer, sent_ns, now_ns)
         for name, end_ns in reply.short:
-            self._give_back(name, end_ns, wall_ns)
+            self._give_back(name, end_ns)
         return is_another
 
     def failed(self, asks: Sequence[Ask]) -> None:
@@ -219,12 +166,12 @@ class Leases:
                 self._entries[name] = Entry(name, end_ns)
                 self._due[name] = None
 
-    def give_all_back(self, wall_ns: int) -> None:
+    def give_all_back(self) -> None:
         """Before the end: leave the others all that is not used."""
         for name in self._heard:
             entry = self._entries[name]
             entry.room = NEITHER
-            self._lower(entry, self._sums(entry, wall_ns)[1])
+            self._lower(entry, entry.sums(self._balance)[1])
             self._due[name] = None
         self._due.update(dict.fromkeys(self._unreported | self._touched))
 
@@ -235,8 +182,8 @@ class Leases:
         entry = self._entries.get(account)
         if entry is None or not entry.heard or entry.end_ns <= wall_ns:
             return None
-        _, held, limit = self._sums(entry, wall_ns)
-        return limit, entry.total, _each(lambda unit: entry.taken[unit] + max(entry.have[unit], held[unit]))
+        _, held, limit = entry.sums(self._balance)
+        return limit, entry.total, each(lambda unit: entry.taken[unit] + max(entry.have[unit], held[unit]))
 
     def may_use(self, account: str, unit: int, now_ns: int) -> int:
         """Up to where this pod may go on by itself, in the count of `Ask`; 0: it has no lease that still holds."""
@@ -288,52 +235,38 @@ class Leases:
             if self._without != "lease":
                 self._rules.clear()
 
-    def _sums(self, entry: Entry, wall_ns: int) -> tuple[Both, Both, Both]:
-        """Used, held and the limits (-1: none); what was topped up here counts."""
-        balance = self._balance(entry.account, wall_ns)
-        limit: Both = (-1, -1)
-        if entry.is_leased and entry.rule is not None:
-            limit = (_or_none(entry.rule.limit_nano_usd), _or_none(entry.rule.limit_tokens))
-        if balance is None or balance.resets_at_ns != entry.end_ns:
-            return entry.base, entry.base, limit
-        if entry.is_leased:
-            limit = (_or_none(balance.limit_nano_usd), _or_none(balance.limit_tokens))
-        used = _sum(entry.base, (balance.used_nano_usd, balance.used_tokens))
-        return used, _sum(used, (balance.pending_nano_usd, balance.pending_tokens)), limit
-
-    def _look(self, entry: Entry, now_ns: int, wall_ns: int) -> None:
+    def _look(self, entry: Entry, now_ns: int) -> None:
         """Whether the account that was just used runs low."""
         entry.used_ns = now_ns
         if not entry.is_leased or now_ns < entry.quiet_until_ns:
             return
-        _, held, limit = self._sums(entry, wall_ns)
-        left = _each(lambda unit: entry.have[unit] - held[unit])
-        entry.lowest = _each(lambda unit: min(entry.lowest[unit], left[unit]))
+        _, held, limit = entry.sums(self._balance)
+        left = each(lambda unit: entry.have[unit] - held[unit])
+        entry.lowest = each(lambda unit: min(entry.lowest[unit], left[unit]))
         if any(limit[unit] >= 0 and left[unit] < entry.room[unit] // 2 for unit in UNITS):
             if entry.known == entry.sequence:
-                entry.room = _each(lambda unit: min((1 + (left[unit] < entry.room[unit] // 8)) * entry.room[unit], LARGEST))
+                entry.room = each(lambda unit: min((1 + (left[unit] < entry.room[unit] // 8)) * entry.room[unit], LARGEST))
             self._due[entry.account] = None
 
-    def _report(self, name: str, wall_ns: int) -> None:
+    def _report(self, name: str) -> None:
         entry = self._entries.get(name)
         if entry is None:
             return
         entry.turns += 1
         if entry.turns >= _ROOM_TURNS:
-            entry.room = _each(lambda unit: entry.room[unit] // 2 if entry.lowest[unit] > entry.room[unit] * 3 // 4 else entry.room[unit])
+            entry.room = each(lambda unit: entry.room[unit] // 2 if entry.lowest[unit] > entry.room[unit] * 3 // 4 else entry.room[unit])
             entry.lowest, entry.turns = (LARGEST, LARGEST), 0
-            _, held, _ = self._sums(entry, wall_ns)
-            self._lower(entry, _each(lambda unit: held[unit] + 2 * entry.room[unit]))
-        if self._sums(entry, wall_ns)[:2] != entry.told:
+            _, held, _ = entry.sums(self._balance)
+            self._lower(entry, each(lambda unit: held[unit] + 2 * entry.room[unit]))
+        if entry.sums(self._balance)[:2] != entry.told:
             self._due[name] = None
 
-    def _is_moving(self, name: str, wall_ns: int) -> bool:
+    def _is_moving(self, name: str) -> bool:
         entry = self._entries.get(name)
-        return entry is not None and self._pending(entry, wall_ns) != NEITHER
-
-    def _pending(self, entry: Entry, wall_ns: int) -> Both:
-        used, held, _ = self._sums(entry, wall_ns)
-        return _each(lambda unit: held[unit] - used[unit])
+        if entry is None:
+            return False
+        used, held, _ = entry.sums(self._balance)
+        return used != held
 
     def _lapse(self, now_ns: int) -> None:
         """Leases of which nobody has heard for too long are used no more: the others may have them."""
@@ -357,10 +290,10 @@ class Leases:
             self._due[name] = None
 
     def _ask(self, entry: Entry, wall_ns: int) -> Ask:
-        used, held, limit = self._sums(entry, wall_ns)
+        used, held, limit = entry.sums(self._balance)
         if entry.room == NEITHER:
             self._lower(entry, held)
-        have = _each(lambda unit: min(LARGEST, max(entry.have[unit], held[unit])))
+        have = each(lambda unit: min(LARGEST, max(entry.have[unit], held[unit])))
 
         def wanted(unit: int) -> int:
             if limit[unit] < 0 or (entry.need == NEITHER and entry.have[unit] - held[unit] >= entry.room[unit] // 2):
@@ -376,27 +309,28 @@ class Leases:
             sequence=entry.sequence,
             known=entry.known,
             keep_ms=(entry.end_ns - wall_ns + _KEEP_NS) // 1_000_000,
-            limit=_each(lambda unit: min(LARGEST, limit[unit])),
-            used=_each(lambda unit: min(LARGEST, used[unit])),
-            held=_each(lambda unit: min(LARGEST, held[unit])),
+            limit=each(lambda unit: min(LARGEST, limit[unit])),
+            used=each(lambda unit: min(LARGEST, used[unit])),
+            held=each(lambda unit: min(LARGEST, held[unit])),
             have=have,
-            want=_each(wanted),
-            need=_each(lambda unit: min(LARGEST, held[unit] + entry.need[unit]) if entry.need[unit] else 0),
-            least=_each(lambda unit: min(LARGEST, held[unit] + entry.least[unit]) if entry.least[unit] else 0),
+            want=each(wanted),
+            need=each(lambda unit: min(LARGEST, held[unit] + entry.need[unit]) if entry.need[unit] else 0),
+            least=each(lambda unit: min(LARGEST, held[unit] + entry.least[unit]) if entry.least[unit] else 0),
         )
         entry.need = entry.least = NEITHER
         return ask
 
     def _adopt(self, entry: Entry, ask: Ask, answer: Answer, sent_ns: int, now_ns: int) -> None:
         entry.known, entry.answered_ns, entry.heard = ask.sequence, sent_ns, True
-        entry.base = _each(lambda unit: entry.base[unit] + max(0, answer.used[unit] - ask.used[unit]))
+        entry.base = each(lambda unit: entry.base[unit] + max(0, answer.used[unit] - ask.used[unit]))
         entry.have, entry.total, entry.taken, entry.others = answer.lease, answer.total, answer.taken, answer.others
-        if not entry.warned and self._is_at_threshold(entry, ask.limit):
+        if not entry.warned and entry.is_at_threshold(ask.limit):
             entry.warned = True
             self.reached.append((entry.account, entry.total))
         # Where less was to be had than wanted, that is the room from now on: it is not asked for again and again.
-        entry.room = _each(lambda unit: min(entry.room[unit], max(0, answer.lease[unit] - ask.held[unit])))
-        short = _each(lambda unit: ask.least[unit] - ask.held[unit] if answer.lease[unit] < ask.least[unit] else 0)
+        if self.state == "up":
+            entry.room = each(lambda unit: min(entry.room[unit], max(0, answer.lease[unit] - ask.held[unit])))
+        short = each(lambda unit: ask.least[unit] - ask.held[unit] if answer.lease[unit] < ask.least[unit] else 0)
         if short != NEITHER:
             entry.quiet_until_ns, entry.refused = now_ns + _PAUSE_NS, short
         self._rules.pop(entry.account, None)
@@ -406,27 +340,18 @@ class Leases:
         if is_idle and entry.have == ask.used and entry.room == NEITHER:
             self._forget(entry)  # all is told, and nothing is held or leased: the next use begins anew
 
-    def _is_at_threshold(self, entry: Entry, limit: Both) -> bool:
-        """By what all pods have spent: each ledger warns of its own pod's share only."""
-        rule = entry.rule
-        if rule is None or rule.mode == "shadow":
-            return False
-        if not entry.is_leased:
-            limit = (_or_none(rule.limit_nano_usd), _or_none(rule.limit_tokens))
-        return any(limit[u] >= 0 and entry.total[u] > 0 and entry.total[u] * 100 >= limit[u] * rule.warn_percent for u in UNITS)
-
     def _lower(self, entry: Entry, most: Both) -> None:
-        lower = _each(lambda unit: min(entry.have[unit], most[unit]))
+        lower = each(lambda unit: min(entry.have[unit], most[unit]))
         if lower != entry.have:
             entry.have = lower
             self._rules.pop(entry.account, None)
 
-    def _give_back(self, name: str, end_ns: int, wall_ns: int) -> None:
+    def _give_back(self, name: str, end_ns: int) -> None:
         """Somebody else needs what is not used here."""
         entry = self._entries.get(name)
         if entry is None or entry.end_ns != end_ns:
             return
-        _, held, _ = self._sums(entry, wall_ns)
+        _, held, _ = entry.sums(self._balance)
         if any(entry.have[unit] > held[unit] for unit in UNITS):
             entry.room = NEITHER
             self._lower(entry, held)
@@ -445,20 +370,3 @@ class Leases:
         for table in (self._entries, self._rules, self._heard):
             table.pop(entry.account, None)
         self._unreported.discard(entry.account)
-
-
-def _each(of: Callable[[int], int]) -> Both:
-    return of(0), of(1)
-
-
-def _both(values: Iterable[int]) -> Both:
-    money, tokens = values
-    return money, tokens
-
-
-def _sum(one: Both, other: Both) -> Both:
-    return one[0] + other[0], one[1] + other[1]
-
-
-def _or_none(limit: int | None) -> int:
-    return -1 if limit is None else limit

@@ -67,7 +67,7 @@ class Sharing:
 
     async def more(self, accounts: Iterable[tuple[str, Rule]], ask: Both) -> bool:
         """Wait until this pod may perhaps use more. False: that cannot be, or was not in time."""
-        if not self.leases.wants_more(accounts, ask, self._clock_ns(), self._wall_ns()):
+        if not self.leases.wants_more(accounts, ask, self._clock_ns()):
             return False
         self.waits += 1
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -112,7 +112,7 @@ class Sharing:
 
     async def end(self, place: Place) -> None:
         """Leave the others what is not used; the last word of this pod."""
-        self.leases.give_all_back(self._wall_ns())
+        self.leases.give_all_back()
         try:
             await self._say(place)
             while self.leases.is_behind():
@@ -149,7 +149,7 @@ class Sharing:
             for answered in waiting:
                 if not answered.done():
                     answered.set_result(None)
-        forgotten = self.leases.heard(asks, reply, now_ns, self._clock_ns(), self._wall_ns())
+        forgotten = self.leases.heard(asks, reply, now_ns, self._clock_ns())
         reached, self.leases.reached = self.leases.reached, []
         for account, total in reached:
             self.reached(account, total)

@@ -10,6 +10,7 @@ import pytest
 
 from sidecar._core import Rule
 from sidecar.policies import leases
+from sidecar.policies.lease_entries import Entry
 from sidecar.shares import Answer, Ask
 from tests.leases import world
 from tests.leases.__main__ import one
@@ -71,7 +72,7 @@ def test_a_pod_that_goes_on_for_too_long_is_caught(monkeypatch):
 def test_a_pod_that_gives_back_what_it_goes_on_using_is_caught(monkeypatch):
     honest = leases.Leases._ask
 
-    def telling_first(self: leases.Leases, entry: leases.Entry, wall_ns: int) -> Ask:
+    def telling_first(self: leases.Leases, entry: Entry, wall_ns: int) -> Ask:
         have = entry.have
         ask = honest(self, entry, wall_ns)
         self._rules.pop(entry.account, None)
@@ -104,7 +105,7 @@ def test_accounts_without_a_window_are_the_pods_own_and_others_begin_with_nothin
 def test_a_pod_that_never_heard_of_redis(without, lease):
     pod = alone(without)
     assert pod.leased((("day", DAY),))[0][1].lease_nano_usd == lease
-    assert not pod.wants_more((("day", DAY),), (1, 0), 0, 0)  # nobody to ask
+    assert not pod.wants_more((("day", DAY),), (1, 0), 0)  # nobody to ask
 
 
 def test_the_same_rule_is_handed_out_again_until_something_changes():

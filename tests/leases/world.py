@@ -184,7 +184,7 @@ class World:
                 failed()
                 return
             done[0], pod.busy = True, False
-            pod.forgot = pod.leases.heard(asks, reply, sent_ns, self.clock(pod), self.wall(pod)) or pod.forgot
+            pod.forgot = pod.leases.heard(asks, reply, sent_ns, self.clock(pod)) or pod.forgot
             if pod.forgot:
                 pod.forgot = False
                 pod.leases.learn((name, END_NS) for name in ACCOUNTS if pod.used[name] != [0, 0])
@@ -275,7 +275,7 @@ class World:
         if all(self.fits(pod, name, rule, ask) for name, rule in leased):
             self.hold(pod, accounts, ask)
             self.outcome.waited += again
-        elif self.now_ns < until_ns and pod.leases.wants_more(given, ask, self.clock(pod), self.wall(pod)):
+        elif self.now_ns < until_ns and pod.leases.wants_more(given, ask, self.clock(pod)):
             pod.waiting.append(lambda: self.reserve(pod, accounts, ask, until_ns, again=True))
             self.say(pod)
         else:
@@ -335,7 +335,7 @@ class World:
             return
         if self.random.random() < 0.3 and not pod.busy:  # a proper end
             pod.pending = {name: [0, 0] for name in ACCOUNTS}
-            pod.leases.give_all_back(self.wall(pod))
+            pod.leases.give_all_back()
             asks = pod.leases.due(self.clock(pod), self.wall(pod))
             self.reach(pod, lambda: self.take(pod, asks, lambda reply: None))
         self.kill(pod)

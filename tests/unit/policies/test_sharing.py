@@ -158,6 +158,25 @@ async def test_a_place_that_has_forgotten_is_told_what_the_journal_has():
         await until(lambda: len(place.place.accounts) == 2 and place.entry("old") == [400, 400, 400])
 
 
+async def test_a_clock_that_is_put_back_hides_nothing_that_was_spent():
+    ledger, place, back_ns = Ledger(), Near(), [0]
+    one = Sharing(Fleet(wait_ms=5_000), ledger, time.monotonic_ns, lambda: time.time_ns() - back_ns[0])
+    accounts = (("a", rule()),)
+    async with running(one, place):
+        for spent in (400, 500):
+            held = await reserve(one, ledger, accounts, 500)
+            assert isinstance(held, Reservation)
+            ledger.post(held.id, spent, 1, time.time_ns())
+            back_ns[0] = 2 * HOUR_NS
+            await until(lambda spent=spent: place.entry("a")[1] == (400 if spent == 400 else 900))
+            one.leased(accounts)
+            await asyncio.sleep(1.2)  # for a report
+            one.leases.failed([])  # as after a lost connection: all is said again
+            await until(lambda: one.leases.state == "up")
+            back_ns[0] = 0
+    assert place.entry("a")[1:] == [900, 900]
+
+
 async def test_of_many_accounts_a_few_are_told_at_a_time():
     ledger, place, many = Ledger(), Near(learn_ms=1_000), 2_500
     day = rule()
