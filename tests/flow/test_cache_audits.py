@@ -141,7 +141,7 @@ async def test_fresh_answers_that_differ_are_failed_audits_and_take_the_old_one_
     again = await pod.llm.Generate(ask(next(variants())))  # word for word as the first one was
     assert again.id != first.id
     assert again.cache.kind == NONE
-    assert (await pod.metrics())("llm_cache_audit_total", node=NODE, outcome="numbers or names") == 1
+    assert (await pod.metrics())("llm_cache_audit_total", node=NODE, outcome="words") == 1
 
 
 async def test_what_was_proven_outlives_the_process(pod, start_sidecar, tmp_path):

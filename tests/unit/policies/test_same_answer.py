@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import msgspec
 import pytest
 
 from sidecar.answer import Answer
@@ -16,6 +19,7 @@ def answer(text="", finish="stop", calls=()):
     return found
 
 
+PAIRS = Path(__file__).parents[3] / "tools" / "verifier" / "pairs"
 LONG = (
     "You can change your billing address in the account settings. Open the page of your profile, choose the tab for billing, and write the "
     "new address into the form. The change holds from the next invoice on, and we will send you a message when it has been saved."
@@ -29,7 +33,7 @@ LONG = (
         ("환불은 영업일 5일 걸립니다.", "환불은 영업일 5일 걸립니다"),
         ('{"a": 1, "b": [1, 2], "c": "x y"}', '{"b":[1,2.0],"c":"x  y","a":1}'),
         ('{"a": 1}', '```json\n{"a":1}\n```'),
-        (LONG, LONG.replace("choose the tab", "then choose the tab").replace("and we will", "and we shall")),
+        (LONG, LONG.replace("choose the tab", "then choose tab").replace("saved.", "saved!")),
         ("👍", "👍 "),
         ("", ""),
     ],
@@ -77,10 +81,48 @@ def test_code_is_compared_but_for_white_space():
     assert same_answer(answer("SELECT a FROM b"), answer("SELECT a FROM b;"), "exact") == "text"
 
 
-def test_share_of_words_is_settable():
-    other = LONG.replace("billing address", "postal location").replace("write", "type")
-    assert same_answer(answer(LONG), answer(other)) == ""
-    assert same_answer(answer(LONG), answer(other), least_overlap=0.99) == "words"
+@pytest.mark.parametrize(
+    "other",
+    [
+        LONG.replace("choose the tab for billing", "then choose the billing tab"),
+        LONG.replace("You can change your billing address", "Your billing address can be changed"),
+    ],
+)
+def test_enough_words_in_common_are_the_same_only_where_the_node_has_it_so(other):
+    assert same_answer(answer(LONG), answer(other)) == "words"
+    assert same_answer(answer(LONG), answer(other), "words") == ""
+    assert same_answer(answer(LONG), answer(other + " More of it, and others."), "words", 0.99) != ""
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "why"),
+    [
+        (LONG, LONG.replace("You can change", "You cannot change"), "negation"),
+        (LONG, LONG.replace("next invoice", "Next Invoice of Acme"), "numbers or names"),
+        (LONG, f"{LONG} It takes 3 days.", "numbers or names"),
+        (LONG, LONG[:140], None),
+        (LONG * 40, (LONG * 40).replace("tab", "page"), "length"),
+        ("The red door is open today.", "The blue door is open today.", None),
+        (f"서울 {LONG}", f"부산 {LONG}", "words"),
+        (f"{LONG}\n```\nx = a\n```", f"{LONG}\n```\nx = b\n```", "code"),
+    ],
+)
+def test_what_enough_words_in_common_do_not_make_the_same(one, other, why):
+    for pair in ((one, other), (other, one)):
+        found = same_answer(answer(pair[0]), answer(pair[1]), "words")
+        assert found == why if why is not None else found  # a veto of the verifier's has a name of its own
+
+
+def test_no_labelled_pair_that_asks_something_else_is_the_same():
+    """The verifier's own traps, as if they were answers: one word that matters, or reworded."""
+    traps = 0
+    for file in sorted(PAIRS.glob("*.jsonl")):
+        for line in file.read_text("utf-8").splitlines():
+            seed = msgspec.json.decode(line)
+            for trap in seed["traps"]:
+                traps += 1
+                assert same_answer(answer(seed["text"]), answer(trap["text"])) != "", (seed["text"], trap["text"])
+    assert traps > 3_000
 
 
 def test_tool_calls_and_ends_count_too():
