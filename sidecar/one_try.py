@@ -9,7 +9,7 @@ from math import inf
 from msgspec.structs import replace
 
 from sidecar import schemas
-from sidecar._core import Refusal
+from sidecar._core import Exceeded, Refusal
 from sidecar.answer import Answer
 from sidecar.billing import billed, images
 from sidecar.caching import Batch
@@ -97,8 +97,7 @@ class Try:
             exceeded = quota.take(candidate, asked_ns)
             if exceeded is not None:
                 breaker.ignore(permit, asked_ns)
-                left = f"{exceeded.remaining} of {exceeded.limit} {exceeded.unit} a minute are left"
-                raise RateLimited(f"the quota of {candidate.model.id} is used up: {left}", retry_after_ms=_ms(exceeded.retry_after_ns))
+                raise self._quota_used_up(quota, exceeded, asked_ns)
         self._asked_at = asked_ns / 1e9
         if call.begun is None:
             call.begun = self._asked_at
@@ -138,6 +137,17 @@ class Try:
         if at_once or self._now() + asked_ms / 1000 > self._call.deadline:
             return min(asked_ms, _LONGEST_OPEN_MS) * 1_000_000
         return None
+
+    def _quota_used_up(self, quota: Quota, exceeded: Exceeded, now_ns: int) -> RateLimited:
+        """Tell the caller in plain words, and operators once a minute."""
+        target, model = self._candidate.target, self._candidate.model.id
+        why = f"the quota of {model} is used up: {exceeded.remaining} of {exceeded.limit} {exceeded.unit} a minute are left"
+        notice = f"{model} may not be asked more this minute (its quota of {exceeded.unit} is used up)"
+        if notice not in self._call.notices:
+            self._call.notices.append(notice)
+        if quota.is_worth_telling(now_ns):
+            self._engine.meter.event("alert", f"{why}; others answer, or calls wait", key=f"quota {target}", unit=exceeded.unit)
+        return RateLimited(why, retry_after_ms=_ms(exceeded.retry_after_ns))
 
     def _record(self, outcome: SidecarError | None, ended: bool, asked_ns: int, end_ns: int, quota: Quota | None) -> None:
         engine, call, candidate = self._engine, self._call, self._candidate

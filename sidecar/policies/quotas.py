@@ -54,7 +54,7 @@ class _Statement(Struct, frozen=True, gc=False):
 class Quota:
     """What one model at one endpoint may still be asked this minute."""
 
-    __slots__ = ("_limiters", "_limits", "_resets_ns", "_set")
+    __slots__ = ("_limiters", "_limits", "_quiet_until_ns", "_resets_ns", "_set")
 
     def __init__(self, requests: int | None = None, tokens: int | None = None) -> None:
         """None is no limit, until the provider states one."""
@@ -62,6 +62,14 @@ class Quota:
         self._set: dict[Unit, int | None] = {"requests": requests, "tokens": tokens}
         self._limits: dict[Unit, int] = {unit: limit for unit, limit in self._set.items() if limit is not None}  # in force
         self._resets_ns: dict[Unit, int] = {}
+        self._quiet_until_ns = 0
+
+    def is_worth_telling(self, now_ns: int) -> bool:
+        """It is used up: operators hear of it once a minute."""
+        if now_ns < self._quiet_until_ns:
+            return False
+        self._quiet_until_ns = now_ns + _MINUTE_NS
+        return True
 
     def take(self, candidate: Candidate, now_ns: int) -> Exceeded | None:
         """Take one request with the most tokens it can cost, or nothing."""

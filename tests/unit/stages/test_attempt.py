@@ -175,6 +175,18 @@ async def test_unknown_model_is_unknown_at_every_endpoint():
     assert outcomes(call) == [("openai", "PROVIDER_MODEL_UNKNOWN"), ("anthropic", "ok")]
 
 
+async def test_a_minute_that_is_used_up_falls_back_tells_the_caller_and_once_the_operator():
+    bench = Bench(SIDECAR_MODELS__GPT_4O__REQUESTS_PER_MINUTE="1")
+    assert not (await bench.run()).notices
+    for _ in range(2):
+        call = await bench.run()
+        assert call.served.fallback
+        assert call.notices == ["gpt-4o may not be asked more this minute (its quota of requests is used up)"]
+    (told,) = bench.engine.meter.events.latest(10, "alert")
+    assert told.message == "the quota of gpt-4o is used up: 0 of 1 requests a minute are left; others answer, or calls wait"
+    assert told.facts == {"key": "quota openai/gpt-4o", "unit": "requests"}
+
+
 async def test_exhausted_quota_sets_the_model_aside():
     bench = Bench([(errors.ProviderQuotaExhausted("no credit", status=429),)])
     await bench.run()
