@@ -16,7 +16,7 @@ class Event(Struct, frozen=True):
     """`at` is in seconds of the engine's clock; `message` and `facts` hold neither keys nor prompts."""
 
     at: float
-    kind: str  # breaker, set_aside, alert, health, shed, certificate, budget, dear_call, audit, run, journal, alerts
+    kind: str  # breaker, set_aside, alert, health, shed, certificate, budget, dear_call, audit, run, journal, alerts, cache
     message: str
     facts: Mapping[str, str]
     level: Level = "warning"

@@ -919,7 +919,7 @@ class Event(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     FACTS_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """What kind: `breaker`, `set_aside`, `alert`, `health`, `shed`, `certificate`, `budget`, `dear_call`, `run`, `audit`."""
+    """What kind: `breaker`, `set_aside`, `alert`, `health`, `shed`, `certificate`, `budget`, `dear_call`, `run`, `audit`, `cache`."""
     message: _builtins.str
     """In a sentence, without keys or prompts."""
     @_builtins.property
