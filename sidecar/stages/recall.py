@@ -8,6 +8,7 @@ from sidecar.engine import Engine
 from sidecar.errors import NotCached
 from sidecar.policies.cache_keys import NO_KEY, key_of
 from sidecar.policies.cache_rules import Rule, rule_of
+from sidecar.policies.cache_similar import Likely
 from sidecar.store.answers import Found
 
 
@@ -38,6 +39,9 @@ async def recall(engine: Engine, call: Call) -> bool:
     if not rule.must:
         told = await engine.flights.join(key.digest)
         if isinstance(told, Landed) and _will_do(engine, call, told.found):
+            if told.how.kind == "semantic" and engine.similar.judge is not None:
+                found, how = told.found, told.how
+                engine.similar.judge.gave(call, Likely(found.entry, found.age_ns, True, how.similarity, how.score, ""))
             await give(engine, call, told.found, told.how)
             return True
         caching.leads = told == "lead"

@@ -652,12 +652,13 @@ async def test_similar_question_old_answer_when_every_model_fails():
 
 async def test_calls_that_wait_for_a_similar_answer_get_it_too():
     bench = Bench(**SIMILAR)
-    bench.engine.similar.judge = OpenJudge()
+    bench.engine.similar.judge = judge = OpenJudge()
     await bench.run(ask(ASKED))
     calls = [bench.call(ask(ALIKE), stream=False) for _ in range(5)]
     await asyncio.gather(*(run(bench.engine, call) for call in calls))
     assert {call.recalled.kind for call in calls} == {"semantic"}
     assert len(bench.openai.asks) == 1
+    assert len(judge.gave_calls) == 5  # each of them may be complained about
 
 
 @pytest.mark.parametrize("prompt", ["   \n", "?", "🎉🎉", "x" * 100_000, "a" * 1_999 + " b", "\u200b", "한국어 mixed кириллица 2FA"])
