@@ -20,6 +20,7 @@ from sidecar.errors import SettingsError
 from sidecar.settings import Settings
 
 if TYPE_CHECKING:
+    from sidecar.observe import Event
     from sidecar.observe.alerting import Alerting, Lane
     from sidecar.observe.receivers import Receiver
     from sidecar.settings.alerts import Severity
@@ -97,7 +98,14 @@ async def connect_alerts(engine: Engine) -> Alerts:
     for lane in lanes:
         waiting.labels(lane.name).set_function(partial(_waiting, lane))
     alerting = Alerting(Judge(settings, pod, engine.wall_ns), lanes, memory)
-    engine.meter.on_event.append(alerting.event)
+
+    def event(happened: Event) -> None:
+        try:
+            alerting.event(happened)
+        except Exception as error:  # whoever tells of an event may be in the middle of a call
+            engine.meter.log.defect("alerts", error)
+
+    engine.meter.on_event.append(event)
     for alert in unpriced_alerts(unpriced(engine.catalog), engine.wall_ns() // 1_000_000):
         alerting.add(alert)
     return Alerts(engine, alerting)

@@ -98,7 +98,8 @@ class Judge:
         is_out = facts["threshold"] == "100" and facts["mode"] == "refuse"
         ends_ms = int(datetime.fromisoformat(facts["ends"]).timestamp() * 1000) if facts.get("ends") else 0
         quiet_ms = max(ends_ms - self._wall_ns() // 1_000_000, 1_000) if ends_ms else _WEEK_MS
-        return "critical" if is_alarm or is_out else "warning", f"budget|{account}|{facts['threshold']}|{window}", quiet_ms
+        about = f"budget|{account}|{facts['threshold']}|{window}|{facts['limit']}"  # another limit is another threshold
+        return "critical" if is_alarm or is_out else "warning", about, quiet_ms
 
     def _dear_call(self, event: Event) -> _Found:
         facts = event.facts

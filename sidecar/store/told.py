@@ -8,6 +8,7 @@ arrived; a pod that dies in between leaves a claim that ends, and another one th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +28,8 @@ _TABLE: Final = """CREATE TABLE IF NOT EXISTS alert (
     receiver TEXT NOT NULL, id TEXT NOT NULL, until_ms INTEGER NOT NULL, text TEXT NOT NULL, PRIMARY KEY (receiver, id)) WITHOUT ROWID"""
 _SET: Final = """INSERT INTO alert (receiver, id, until_ms, text) VALUES (?, ?, ?, ?)
     ON CONFLICT (receiver, id) DO UPDATE SET until_ms = excluded.until_ms, text = excluded.text"""
+_PURGE: Final = "DELETE FROM alert WHERE until_ms <= ? AND text = ''"
+_PURGE_EVERY: Final = 1_000  # writes
 _CLAIM_MS: Final = 120_000
 _TOLD: Final = b"told"
 _ANSWER_S: Final = 4.0
@@ -45,6 +48,7 @@ class Told:
         self._path = Path()
         self._file: sqlite3.Connection | None = None
         self._writer: ThreadPoolExecutor | None = None
+        self._writes = 0
 
     # --- the file -----------------------------------------------------------------------------------------------------------------
 
@@ -60,24 +64,27 @@ class Told:
             return []
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._read, receiver, now_ms)
 
-    async def keep(self, receiver: str, entries: Sequence[Entry]) -> None:
+    async def keep(self, receiver: str, entries: Sequence[Entry], now_ms: int) -> None:
         """They are on the disk when this returns. Raises StoreFailed."""
         if self._writer is not None:
-            await asyncio.get_running_loop().run_in_executor(self._writer, self._write, receiver, entries)
+            await asyncio.get_running_loop().run_in_executor(self._writer, self._write, receiver, entries, now_ms)
 
     def _read(self, receiver: str, now_ms: int) -> list[Entry]:
         assert self._file is not None  # noqa: S101
         try:
             with self._file:
-                self._file.execute("DELETE FROM alert WHERE until_ms <= ? AND text = ''", (now_ms,))
+                self._file.execute(_PURGE, (now_ms,))
             return self._file.execute("SELECT id, until_ms, text FROM alert WHERE receiver = ?", (receiver,)).fetchall()
         except self._file.Error as error:
             raise unusable(self._path, error) from None
 
-    def _write(self, receiver: str, entries: Sequence[Entry]) -> None:
+    def _write(self, receiver: str, entries: Sequence[Entry], now_ms: int) -> None:
         assert self._file is not None  # noqa: S101
+        self._writes += 1
         try:
             with self._file:
+                if self._writes % _PURGE_EVERY == 0:
+                    self._file.execute(_PURGE, (now_ms,))
                 self._file.executemany(_SET, [(receiver, *entry) for entry in entries])
         except self._file.Error as error:
             raise StoreFailed(f"cannot write {self._path} (server.data_dir): {error}") from None
@@ -137,7 +144,8 @@ class Told:
         if self._file is not None:
             self._file.close()
         if self._client is not None:
-            await self._client.aclose()
+            with contextlib.suppress(Exception):
+                await self._client.aclose()
 
     def _key(self, receiver: str, one: str) -> str:
         return f"{self._prefix}:alert:{receiver}:{one}"

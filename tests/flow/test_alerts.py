@@ -80,7 +80,8 @@ def signed(told: Told) -> bool:
 
 
 def abouts(hooks: Hooks) -> list[str]:
-    return [one.json["data"]["about"].rpartition("|")[0] for one in hooks.at("/program")]
+    """What was told of; of a budget without window and limit."""
+    return ["|".join(one.json["data"]["about"].split("|")[:3]) for one in hooks.at("/program")]
 
 
 async def outcomes(sidecar: Sidecar, least: float, **labels: str) -> None:
@@ -147,9 +148,12 @@ async def test_a_budget_is_told_to_everybody_once_at_each_threshold(start_own, h
 
 
 async def test_what_callers_named_is_no_link_and_calls_nobody(start_own, hooks):
-    sidecar = await start_own(DAY + chat(hooks))
+    sidecar = await start_own(DAY + chat(hooks) + '[nodes.flow.free]\nprimary = "compatible/unpriced"\n')
+    await hooks.until(1, "/chat")
+    assert "*warning*: compatible/unpriced has no price, so its calls are counted as free" in hooks.at("/chat")[0].json["text"]
     await spend(sidecar, "<!channel>&")
-    text = "".join(one.json["text"] for one in await hooks.until(1, "/chat"))
+    await outcomes(sidecar, 2, receiver="chat", outcome="sent")
+    text = "".join(one.json["text"] for one in hooks.at("/chat"))
     assert "tenant:&lt;!channel&gt;&amp;:day" in text
     assert "<" not in text
 
@@ -288,7 +292,7 @@ async def test_two_pods_that_share_a_redis_tell_it_once(program, start_own, hook
         # What was told before needs no Redis to be remembered.
         assert told == sorted(2 * [about.replace("acme", "other") for about in (WARNED, REFUSED)])
         assert abouts(hooks).count(WARNED) == 1
-        assert "health" in abouts(hooks)  # that Redis is gone
+        assert "health|redis" in abouts(hooks)  # that Redis is gone
 
 
 @pytest.mark.parametrize("program", PROGRAMS or ["none"])

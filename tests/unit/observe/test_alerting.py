@@ -51,7 +51,7 @@ class FakeMemory(Told):
         self.shared: dict[str, int] = {}
         self.problem: StoreFailed | None = None
 
-    async def keep(self, receiver, entries):
+    async def keep(self, receiver, entries, now_ms):
         if self.problem is not None:
             raise self.problem
 
@@ -285,7 +285,7 @@ async def test_what_was_told_and_what_was_not_outlive_the_process(bench, tmp_pat
 async def test_what_another_version_kept_is_passed_over(bench, tmp_path: Path):
     kept = Told(None, "sidecar", "pod")
     kept.open(tmp_path)
-    await kept.keep("chat-1", [("x", START_MS + HOUR_MS, '{"a form": "of its own"}')])
+    await kept.keep("chat-1", [("x", START_MS + HOUR_MS, '{"a form": "of its own"}')], START_MS)
     b = bench(kept)
     b.add()
     async with asyncio.timeout(10):
@@ -306,3 +306,14 @@ async def test_the_end_waits_for_what_is_under_way_and_no_longer(bench):
     b.add("b")
     await alerting.finish(0.05)
     assert await alerting.end() == {"chat": 1}
+
+
+async def test_the_file_holds_no_more_than_is_still_quiet(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("sidecar.store.told._PURGE_EVERY", 2)
+    kept = Told(None, "sidecar", "pod")
+    kept.open(tmp_path)
+    await kept.keep("chat-1", [("old", START_MS, ""), ("unsent", START_MS, "{}"), ("new", START_MS + 2, "")], START_MS)
+    await kept.keep("chat-1", [("newest", START_MS + 2, "")], START_MS + 1)
+    assert kept._file is not None
+    assert {one for (one,) in kept._file.execute("SELECT id FROM alert")} == {"unsent", "new", "newest"}
+    await kept.close()

@@ -25,11 +25,11 @@ def budget(account="tenant:acme:day", threshold="80", mode="refuse", window="202
 @pytest.mark.parametrize(
     ("alert", "severity", "about"),
     [
-        (budget(), "warning", "budget|tenant:acme:day|80|2023-11-14T00:00:00+00:00"),
-        (budget(threshold="100"), "critical", "budget|tenant:acme:day|100|2023-11-14T00:00:00+00:00"),
-        (budget(threshold="100", mode="warn"), "warning", "budget|tenant:acme:day|100|2023-11-14T00:00:00+00:00"),
-        (budget("company:day_warning", "100", "warn"), "warning", "budget|company:day_warning|100|2023-11-14T00:00:00+00:00"),
-        (budget("company:month_critical", "100", "warn"), "critical", "budget|company:month_critical|100|2023-11-14T00:00:00+00:00"),
+        (budget(), "warning", "budget|tenant:acme:day|80|2023-11-14T00:00:00+00:00|2"),
+        (budget(threshold="100"), "critical", "budget|tenant:acme:day|100|2023-11-14T00:00:00+00:00|2"),
+        (budget(threshold="100", mode="warn"), "warning", "budget|tenant:acme:day|100|2023-11-14T00:00:00+00:00|2"),
+        (budget("company:day_warning", "100", "warn"), "warning", "budget|company:day_warning|100|2023-11-14T00:00:00+00:00|2"),
+        (budget("company:month_critical", "100", "warn"), "critical", "budget|company:month_critical|100|2023-11-14T00:00:00+00:00|2"),
         (told("dear_call", tenant="a", node="n", action="notify"), "warning", "dear|a|n|notify"),
         (told("dear_call", tenant="a", node="n", action="throttle"), "warning", "dear|a|n|throttle"),
         (told("dear_call", tenant="a", node="n", action="halt"), "critical", "dear|a|n|halt"),

@@ -275,14 +275,17 @@ def test_a_threshold_is_told_with_account_threshold_and_window():
 def test_an_account_that_refuses_is_told_of_once_in_its_window():
     budgets, ledger = made(Limits(tenant_day_tokens=10)), Ledger()
 
-    def told(at_ns: int):
+    def told(at_ns: int, used: int = 5):
+        if used:
+            ledger.reserve(budgets.accounts(call(), at_ns), 0, used, 10**12, at_ns)
         denied = ledger.reserve(budgets.accounts(call(), at_ns), 0, 11, 10**9, at_ns)
         return budgets.used_up(denied, at_ns)
 
-    message, facts = told(NOON)
-    assert message == "account tenant:acme:day refuses calls: 0 tokens of 10 tokens are used or held, and 11 tokens were asked for"
+    assert told(NOON, 4) is None  # there is room for others
+    message, facts = told(NOON, 1)
+    assert message == "account tenant:acme:day refuses calls: 5 tokens of 10 tokens are used or held, and 11 tokens were asked for"
     assert (facts["threshold"], facts["account"]) == ("100", "tenant:acme:day")
-    assert told(NOON + 1) is None
+    assert told(NOON + 1, 0) is None
     assert told(NOON + DAY_NS) is not None
     ledger.freeze("tenant:acme:day")
     assert told(NOON + 2 * DAY_NS) is None  # it does not refuse for its limit
