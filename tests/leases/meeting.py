@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
+from struct import Struct
 
 from sidecar.shares import Answer, Ask, Both, Reply
 from sidecar.store.shared_budgets import read_short, short_name
@@ -96,6 +97,11 @@ class Place:
         numbers = _numbers(entry)
         live = self.is_live(numbers[1], now_ms)
         return _both([max(numbers[at], numbers[at + 2]) if live else numbers[at + 2] for at in (2, 5)])
+
+
+def numbers_of(entry: bytes) -> tuple[int, ...]:
+    """An entry as the scripts pack it; here they are text."""
+    return tuple(int(number) for number in Struct("<8d").unpack(entry))
 
 
 @lru_cache(1000)

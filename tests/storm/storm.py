@@ -24,6 +24,7 @@ from tests.fakes.running import Sidecar, free_port, model_row, provider_tables, 
 from tests.fakes.script import Say, Tokens
 from tests.fakes.servers import Server
 from tests.fakes.upstream import Upstream
+from tests.leases.meeting import numbers_of
 
 BUDGET_NANO_USD = 1_000_000_000
 MOST_TOKENS = 60
@@ -221,7 +222,7 @@ class Storm:
         async with redis.Redis(port=self._server.port) as client:
             async for key in client.scan_iter("{sidecar}:budgets:*tenant:storm:day"):
                 for entry in (await client.hgetall(key)).values():
-                    _, _, lease, used, held, *_ = (int(word) for word in entry.split())
+                    _, _, lease, used, held, *_ = numbers_of(entry)
                     books.told += used
                     books.left += max(lease, held) - used
 
