@@ -188,6 +188,9 @@ class BudgetOps:
             _, used, taken = known
             shown.all_pods.used_nano_usd, shown.all_pods.used_tokens = used
             shown.all_pods.set_aside_nano_usd, shown.all_pods.set_aside_tokens = taken[0] - used[0], taken[1] - used[1]
+        tenant = account.removeprefix("tenant:").removesuffix(":day")
+        if account == self._engine.budgets.tenant_account(tenant):
+            shown.frozen = self._engine.budgets.is_frozen(tenant)  # also where it has spent nothing today
         if rule is None:
             return shown
         # What was set since the account was last used is in force with its next call.

@@ -144,6 +144,7 @@ async def test_what_operators_set_holds_at_once_and_over_kill_9(start_own, tmp_p
     await first.llm.Generate(ask())
     assert not (await ops(first.ops.FreezeTenant, bpb.FreezeTenantRequest(tenant="evil"))).was_frozen
     assert (await ops(first.ops.FreezeTenant, bpb.FreezeTenantRequest(tenant="evil"))).was_frozen
+    assert (await ops(first.ops.GetBudget, bpb.GetBudgetRequest(account="tenant:evil:day"))).balance.frozen
     frozen = await failed(first.llm.Generate(ask("evil")))
     assert (frozen.code, frozen.reason, frozen.retry_after_s) == (*EXHAUSTED, None)
     assert "is frozen: nothing may be spent on it" in frozen.message
@@ -157,6 +158,7 @@ async def test_what_operators_set_holds_at_once_and_over_kill_9(start_own, tmp_p
     assert (kept.balance.limit_nano_usd, kept.balance.used_nano_usd) == (1_010_000, 2 * COST)
     assert (await failed(second.llm.Generate(ask("evil")))).reason == "BUDGET_EXCEEDED"
     assert (await ops(second.ops.UnfreezeTenant, bpb.UnfreezeTenantRequest(tenant="evil"))).was_frozen
+    assert not (await ops(second.ops.GetBudget, bpb.GetBudgetRequest(account="tenant:evil:day"))).balance.frozen
     await second.llm.Generate(ask("evil"))
     again = await ops(second.ops.DeleteBudget, bpb.DeleteBudgetRequest(account=DAY))
     assert (again.budget.limit_tokens, again.budget.overridden) == (1_000_000, False)
