@@ -171,6 +171,7 @@ class Budgets:
         self.runs = Runs(settings.limits.run_idle_hours)
         self.held: dict[int, Held] = {}
         self.words = Words()
+        self._make_up: Callable[[int], None] = lambda now_ns: None  # top-ups that were written down when a process ended, and not in force
         self.words.apply["budget"] = self._said
         self._ready: list[tuple[Row, Rule | None, tuple[str, Rule] | None]] = []
         self._ready_from_ns = self._ready_until_ns = 0
@@ -248,6 +249,7 @@ class Budgets:
         for (kind, _), text in kept.items():
             if kind == _RUN:
                 self.runs.restore(decode(text, type=Run))
+        self._make_up(now_ms * 1_000_000)
 
     def bind(self, ledger: Ledger, wall_ns: Callable[[], int]) -> None:
         """What operators say of whoever spends goes into this ledger, also if it was said at another pod."""
@@ -256,14 +258,35 @@ class Budgets:
             change = ledger.freeze if text else ledger.unfreeze
             change(self.tenant_account(tenant))
 
-        def topped_up(_: str, text: str) -> None:
-            said, now_ns = decode(text, type=TopUp), wall_ns()
+        def top_up(said: TopUp, now_ns: int) -> None:
             rule = self.rule_of(said.account, now_ns)
             if rule is not None and rule.window is not None and rule.window[1] == said.ends_ns:  # else it is over
                 with suppress(ValueError):  # beyond the range of numbers, under this pod's own limit
                     ledger.top_up(said.account, rule, said.nano_usd, said.tokens, now_ns)
 
-        self.words.apply["frozen"], self.words.apply["top_up"] = frozen, topped_up
+        def make_up(now_ns: int) -> None:
+            for said in self._topped_up():
+                found = ledger.balance(said.account, now_ns)
+                if found is None and ledger.balance(said.account, said.ends_ns) is not None:
+                    continue  # the clock was put back, and the account is in a later window
+                had = (0, 0) if found is None else (found.topped_up_nano_usd, found.topped_up_tokens)
+                more = (max(0, said.nano_usd - had[0]), max(0, said.tokens - had[1]))
+                if more != (0, 0):
+                    top_up(TopUp(said.account, said.ends_ns, *more), now_ns)
+
+        self._make_up = make_up
+        self.words.apply["frozen"] = frozen
+        self.words.apply["top_up"] = lambda _, text: top_up(decode(text, type=TopUp), wall_ns())
+
+    def _topped_up(self) -> Iterator[TopUp]:
+        """What operators have added to each account, in each window."""
+        sums: dict[tuple[str, int], Both] = {}
+        for (kind, _), (_, text) in self.words.known.items():
+            if kind == "top_up":
+                said = decode(text, type=TopUp)
+                before = sums.get((said.account, said.ends_ns), (0, 0))
+                sums[said.account, said.ends_ns] = (before[0] + said.nano_usd, before[1] + said.tokens)
+        yield from (TopUp(account, ends_ns, *both) for (account, ends_ns), both in sums.items())
 
     def tenant_account(self, tenant: str) -> str:
         """The account that every call of the tenant is on."""

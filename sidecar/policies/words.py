@@ -34,12 +34,12 @@ class Words:
         self.known: dict[Key, Word] = {}
 
     def restore(self, kept: Mapping[Key, str], now_ms: int) -> None:
-        """Know again what was kept. Of it limits are put in force; freezes and top-ups are in the ledger's own journal."""
+        """Know again what was kept, and put it in force, but for top-ups: those are in the ledger's own journal, and would count twice."""
         for (kind, name), text in kept.items():
             at_ms, said = decode(text, type=Word)
             if (said and kind != "top_up") or now_ms - at_ms < _KEPT_MS:
                 self.known[kind, name] = (at_ms, said)
-                if kind == "budget":
+                if kind != "top_up" and kind in self.apply:
                     self.apply[kind](name, said)
 
     async def say(self, kind: Kind, name: str, text: str, now_ms: int) -> None:

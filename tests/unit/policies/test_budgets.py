@@ -8,12 +8,13 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
+from msgspec.json import encode
 
 from sidecar._core import Denial, Ledger
 from sidecar.call import Call, GenerateRequest
 from sidecar.errors import InvalidRequest, Overloaded, StoreFailed
 from sidecar.policies import budgets as module
-from sidecar.policies.budgets import Budgets, Override
+from sidecar.policies.budgets import Budgets, Override, TopUp
 from sidecar.settings import Limits, Plan, Settings, load
 from sidecar.settings.budgets import BudgetRow
 
@@ -310,6 +311,39 @@ def test_a_million_tenants_take_bounded_memory_and_come_back_exactly():
     again = ledger.reserve(budgets.accounts(call("t5"), NOON), 7, 1, 10**9, NOON)
     ledger.post(again.id, 7, 1, NOON)
     assert ledger.balance("tenant:t5:day", NOON).used_nano_usd == 12
+
+
+async def test_what_was_written_down_when_the_process_ended_is_put_in_force_by_the_next_one():
+    kept: dict[tuple[str, str], str | None] = {}
+
+    class EndedError(Exception):
+        pass
+
+    async def keep(changes):
+        kept.update(changes)
+        raise EndedError
+
+    def started(ledger: Ledger) -> Budgets:
+        budgets = made()
+        budgets.bind(ledger, lambda: NOON)
+        budgets.restore(dict(kept), keep, NOON // 1_000_000)
+        return budgets
+
+    ledger = Ledger()
+    ends_ns = started(ledger).rule_of("tenant:acme:day", NOON).window[1]
+    for number, (kind, name, text) in enumerate(
+        (
+            ("frozen", "acme", "yes"),
+            ("top_up", "x", encode(TopUp("tenant:acme:day", ends_ns, 7, 1)).decode()),
+            ("top_up", "y", encode(TopUp("tenant:acme:day", ends_ns, 5, 0)).decode()),
+        )
+    ):
+        with pytest.raises(EndedError):
+            await started(ledger).words.say(kind, name, text, NOON // 1_000_000 + number)
+    for _ in range(2):  # and what is in force is not put there again
+        started(ledger)
+        balance = ledger.balance("tenant:acme:day", NOON)
+        assert (balance.frozen, balance.topped_up_nano_usd, balance.topped_up_tokens) == (True, 12, 1)
 
 
 async def test_the_one_account_of_a_row_is_set_under_the_rows_own_name():
