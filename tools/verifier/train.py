@@ -42,6 +42,7 @@ FALLS = {
     "left_before_matched",
     "left_participle",
     "left_kind",
+    "left_has_opposite",
     "question_differs",
     "inversions",
 }

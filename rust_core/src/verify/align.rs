@@ -96,9 +96,7 @@ fn matches(a: &Analysis, b: &Analysis, ours: &Term, theirs: &Term, level: Level)
     }
     let found = match level {
         Level::Synonym => strict(ours, theirs),
-        Level::Loose => {
-            ours.groups.iter().any(|&group| group >= LOOSE && theirs.groups.contains(&group)) && (ours.flags | theirs.flags) & KIND == 0
-        }
+        Level::Loose => share_group(ours, theirs, true) && (ours.flags | theirs.flags) & KIND == 0,
         Level::Slip => slip(a, b, ours, theirs),
         Level::Derived => derived(a, b, ours, theirs),
         Level::Equal | Level::Compound => false,
@@ -107,11 +105,16 @@ fn matches(a: &Analysis, b: &Analysis, ours: &Term, theirs: &Term, level: Level)
 }
 
 pub fn apart(ours: &Term, theirs: &Term) -> bool {
-    lexicon().are_apart((ours.hash, &ours.groups), (theirs.hash, &theirs.groups))
+    lexicon().are_apart((ours.hash, ours.groups), (theirs.hash, theirs.groups))
+}
+
+fn share_group(ours: &Term, theirs: &Term, loose: bool) -> bool {
+    let (ours, theirs) = (lexicon().groups(ours.groups), lexicon().groups(theirs.groups));
+    ours.iter().any(|group| (*group >= LOOSE) == loose && theirs.contains(group))
 }
 
 fn strict(ours: &Term, theirs: &Term) -> bool {
-    ours.groups.iter().any(|&group| group != 0 && group < LOOSE && theirs.groups.contains(&group))
+    share_group(ours, theirs, false)
 }
 
 /// Exactly one of the two is a known word: two known words are two words. Of two unknown ones, names among them, only a letter too many
@@ -129,10 +132,16 @@ fn slip(a: &Analysis, b: &Analysis, ours: &Term, theirs: &Term) -> bool {
 }
 
 fn derived(a: &Analysis, b: &Analysis, ours: &Term, theirs: &Term) -> bool {
-    if (ours.marks | theirs.marks) & (NAME | HANGUL) != 0 || (ours.flags | theirs.flags) & KIND != 0 {
+    if (ours.marks | theirs.marks) & NAME != 0 || (ours.flags | theirs.flags) & KIND != 0 || (ours.marks ^ theirs.marks) & HANGUL != 0 {
         return false;
     }
+    let korean = ours.marks & HANGUL != 0;
     let (ours, theirs) = (a.stem(ours), b.stem(theirs));
+    if korean {
+        // An ending that the rules do not know: of one stem the beginning of the other.
+        let (short, long) = if ours.len() < theirs.len() { (ours, theirs) } else { (theirs, ours) };
+        return short.len() >= 12 && (6..=12).contains(&(long.len() - short.len())) && long.starts_with(short);
+    }
     let common = ours.bytes().zip(theirs.bytes()).take_while(|(x, y)| x == y).count();
     let (short, long) = (ours.len().min(theirs.len()), ours.len().max(theirs.len()));
     common >= 5 && common + 1 >= short && long - common <= 6 && !ours.contains(' ') && !theirs.contains(' ')
@@ -156,6 +165,9 @@ fn compound(a: &Analysis, b: &Analysis, i: usize, taken: &mut [Vec<bool>; 2], al
     if whole.len() < 4 || a.terms[i].marks & (VALUE | EXACT) != 0 {
         return;
     }
+    if a.terms[i].marks & HANGUL != 0 {
+        return korean_compound(a, b, i, taken, alignment, swapped);
+    }
     for j in 0..b.terms.len().saturating_sub(1) {
         if taken[1][j] || taken[1][j + 1] || b.terms[j].marks & VALUE != 0 {
             continue;
@@ -167,6 +179,31 @@ fn compound(a: &Analysis, b: &Analysis, i: usize, taken: &mut [Vec<bool>; 2], al
             taken[0][i] = true;
             for part in [j, j + 1] {
                 taken[1][part] = true;
+                let pair = if swapped { (part as u8, i as u8) } else { (i as u8, part as u8) };
+                alignment.pairs.push((pair.0, pair.1, Level::Compound));
+            }
+            return;
+        }
+    }
+}
+
+/// Korean compounds are written with spaces or without; what was taken for a particle or an ending may be left over.
+fn korean_compound(a: &Analysis, b: &Analysis, i: usize, taken: &mut [Vec<bool>; 2], alignment: &mut Alignment, swapped: bool) {
+    const LEAST_BYTES: usize = 12;
+    const MOST_LEFT_BYTES: usize = 9;
+    let whole = a.stem(&a.terms[i]);
+    for first in 0..b.terms.len() {
+        let mut joined = String::new();
+        let free = |at: &usize| !taken[1][*at] && b.terms[*at].marks & (VALUE | EXACT) == 0;
+        for last in (first..b.terms.len().min(first + 5)).take_while(free) {
+            joined.push_str(b.stem(&b.terms[last]));
+            let (short, long) = if joined.len() < whole.len() { (joined.as_str(), whole) } else { (whole, joined.as_str()) };
+            if short.len() < LEAST_BYTES || last == first || !long.starts_with(short) || long.len() - short.len() > MOST_LEFT_BYTES {
+                continue;
+            }
+            taken[0][i] = true;
+            taken[1][first..=last].fill(true);
+            for part in first..=last {
                 let pair = if swapped { (part as u8, i as u8) } else { (i as u8, part as u8) };
                 alignment.pairs.push((pair.0, pair.1, Level::Compound));
             }

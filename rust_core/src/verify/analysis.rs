@@ -14,27 +14,28 @@ pub const MOST_TERMS: usize = 30;
 pub struct Term {
     /// Of the stem.
     pub hash: u32,
-    /// Of synonyms, 0 is none; of a value, its unit's code.
-    pub groups: [u16; lexicon::MOST_GROUPS],
+    pub groups: lexicon::Groups,
     /// Where its letters begin in `letters`, and how many bytes they are.
     pub at: u16,
     pub length: u8,
     pub flags: u8,
-    pub marks: u8,
+    pub marks: u16,
     /// How much it says: 4 for the most common words, up to 10.
     pub weight: u8,
 }
 
 /// Marks of a term, beside the flags that its entry in the lexicon has.
-pub const NAME: u8 = 1;
+pub const NAME: u16 = 1;
 /// In a list of known words, or in the lexicon: not a slip of the pen by itself.
-pub const KNOWN: u8 = 2;
-pub const VALUE: u8 = 4;
-pub const HANGUL: u8 = 8;
-pub const FROM: u8 = 16;
-pub const TO: u8 = 32;
-pub const SUBJECT: u8 = 64;
-pub const EXACT: u8 = 128;
+pub const KNOWN: u16 = 2;
+pub const VALUE: u16 = 4;
+pub const HANGUL: u16 = 8;
+pub const FROM: u16 = 16;
+pub const TO: u16 = 32;
+pub const SUBJECT: u16 = 64;
+pub const EXACT: u16 = 128;
+/// The first word behind a negation.
+pub const NEGATED: u16 = 256;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Script {
@@ -161,7 +162,7 @@ struct Item {
     hash: u32,
     value: u8,
     exact: bool,
-    marks: u8,
+    marks: u16,
     gone: bool,
     capital: bool,
     opens: bool,
@@ -175,6 +176,7 @@ struct Builder {
     negations: u8,
     pasts: u8,
     prices: bool,
+    negated: bool,
     terms: Vec<Term>,
     values: Vec<Value>,
     exact: Vec<u32>,
@@ -192,6 +194,7 @@ impl Builder {
             negations: 0,
             pasts: 0,
             prices: false,
+            negated: false,
             terms,
             values,
             exact,
@@ -257,6 +260,11 @@ impl Builder {
                     && let Some(item) = items.last_mut()
                 {
                     item.marks |= role_marks(lexicon::korean_stem(&format!("값{}", token.text)).1);
+                    if let Some(bound) = korean::bound(&token.text) {
+                        let text: String = korean::letters(bound).into_iter().collect();
+                        let item = Item { hash: short_hash(&text), text, value: FREE, marks: HANGUL, ..item_like(item) };
+                        items.push(item);
+                    }
                 }
                 continue;
             }
@@ -273,7 +281,7 @@ impl Builder {
                 Kind::Symbol if token.text == "&" || token.text == "+" => {}
                 Kind::Symbol if token.text == "→" => items.push(Item { text: "to".into(), hash: short_hash("to"), ..item }),
                 Kind::Symbol => self.exact.push(item.hash),
-                Kind::Hangul => self.hangul(&token.text, item, &mut items),
+                Kind::Hangul => self.hangul(&token.text, token.joined, item, &mut items),
                 Kind::Number => items.push(item),
                 Kind::Word => expand(item, &mut items),
             }
@@ -281,8 +289,11 @@ impl Builder {
         items
     }
 
-    fn hangul(&mut self, text: &str, mut item: Item, items: &mut Vec<Item>) {
-        if korean::is_particle(text) && items.last().is_some_and(|last| last.exact || last.marks & HANGUL == 0) && !item.clause {
+    fn hangul(&mut self, text: &str, joined: bool, mut item: Item, items: &mut Vec<Item>) {
+        if korean::is_mood(text) {
+            return;
+        }
+        if joined && korean::is_particle(text) && items.last().is_some_and(|last| last.exact || last.marks & HANGUL == 0) && !item.clause {
             // A particle behind a Latin word or a code: ATM에서.
             if let Some(last) = items.last_mut() {
                 last.marks |= role_marks(lexicon::korean_stem(&format!("값{text}")).1);
@@ -367,6 +378,7 @@ impl Builder {
         if !value && !item.exact && entry.flags & NEGATION != 0 {
             // Korean words that say no were counted as they were written.
             self.negations = self.negations.saturating_add(u8::from(item.marks & HANGUL == 0));
+            self.negated = true;
             return;
         }
         let phrase = item.text.contains(' ');
@@ -381,6 +393,7 @@ impl Builder {
         };
         let known = known_entry || band < 3 || phrase;
         let mut marks = item.marks;
+        marks |= if std::mem::take(&mut self.negated) { NEGATED } else { 0 };
         marks |= if known && !item.exact { KNOWN } else { 0 };
         marks |= if value { VALUE } else { 0 };
         marks |= if item.exact { EXACT } else { 0 };
@@ -398,8 +411,7 @@ impl Builder {
         } else {
             4 + 2 * band
         };
-        let groups =
-            if value { [self.values.get(item.value as usize).map_or(0, |value| value.unit.code()), 0, 0, 0] } else { entry.groups };
+        let groups = if value { lexicon::Groups::default() } else { entry.groups };
         let flags = if value { 0 } else { entry.flags | if self.lexicon.is_modifier(&stem) { MODIFIER } else { 0 } };
         let flags = if flags & MODIFIER != 0 { flags & !lexicon::LIGHT } else { flags };
         self.terms.push(Term { hash, groups, at: at as u16, length: stem.len() as u8, flags, marks, weight });
@@ -424,18 +436,17 @@ fn asks_alone(items: &[Item], at: usize, kind: u16) -> bool {
 
 /// What follows "from" and "to" is marked as a Korean particle marks it.
 fn mark_roles(items: &mut [Item]) {
-    let (from, to) = (short_hash("from"), [short_hash("to"), short_hash("into"), short_hash("toward")]);
     for at in 1..items.len() {
-        let before = items[at - 1].hash;
-        if items[at - 1].value == FREE && items[at].marks & HANGUL == 0 {
-            items[at].marks |= if before == from {
-                FROM
-            } else if to.contains(&before) {
-                TO
-            } else {
-                0
-            };
+        if items[at - 1].value != FREE || items[at].marks & HANGUL != 0 {
+            continue;
         }
+        // The last word of a phrase too: "put into", "go to".
+        let before = items[at - 1].text.rsplit(' ').next().unwrap_or("");
+        items[at].marks |= match before {
+            "from" => FROM,
+            "to" | "into" | "toward" | "towards" => TO,
+            _ => 0,
+        };
     }
 }
 
@@ -506,7 +517,7 @@ fn separable(verb: u32, particle: u32) -> bool {
     VERBS.iter().any(|(first, second)| short_hash(first) == verb && short_hash(second) == particle)
 }
 
-fn role_marks(role: Role) -> u8 {
+fn role_marks(role: Role) -> u16 {
     match role {
         Role::From => FROM,
         Role::To => TO,

@@ -60,16 +60,57 @@ fn british(word: &str) -> String {
         ("ysed", "yzed"),
         ("ysing", "yzing"),
     ] {
-        const NOT: [&str; 19] = [
-            "rise", "wise", "prise", "cise", "vise", "mise", "raise", "noise", "poise", "chise", "tise", "risen", "praise", "sing",
-            "rising", "mising", "vising", "cised", "raised",
-        ];
-        if plain.len() > 5 && plain.ends_with(from) && !NOT.iter().any(|not| plain.trim_end_matches(['d', 's']).ends_with(not)) {
+        if plain.len() > 5 && plain.ends_with(from) && !has_own_ise(&plain) {
             plain.replace_range(plain.len() - from.len().., to);
             break;
         }
     }
     plain
+}
+
+/// Words that are spelled -ise on both sides of the Atlantic.
+fn has_own_ise(word: &str) -> bool {
+    const WORDS: [&str; 36] = [
+        "rise",
+        "arise",
+        "sunrise",
+        "wise",
+        "otherwise",
+        "likewise",
+        "promise",
+        "compromise",
+        "premise",
+        "exercise",
+        "precise",
+        "concise",
+        "advise",
+        "revise",
+        "supervise",
+        "devise",
+        "raise",
+        "praise",
+        "appraise",
+        "noise",
+        "franchise",
+        "merchandise",
+        "enterprise",
+        "surprise",
+        "comprise",
+        "expertise",
+        "advertise",
+        "paradise",
+        "disguise",
+        "cruise",
+        "bruise",
+        "excise",
+        "demise",
+        "improvise",
+        "televise",
+        "surmise",
+    ];
+    let base = word.strip_suffix("ing").map(|stem| format!("{stem}e"));
+    let base = base.as_deref().unwrap_or_else(|| word.trim_end_matches(['d', 's']));
+    WORDS.contains(&base)
 }
 
 const SPELLINGS: &[(&str, &str)] = &[

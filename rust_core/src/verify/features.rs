@@ -2,9 +2,9 @@
 
 use super::align::{Alignment, Level};
 use super::analysis::{Analysis, HANGUL, NAME, Term, VALUE};
-use super::lexicon::{KIND, question};
+use super::lexicon::{KIND, lexicon, question};
 
-pub const COUNT: usize = 38;
+pub const COUNT: usize = 39;
 
 pub const NAMES: [&str; COUNT] = [
     "matched_least",
@@ -44,6 +44,7 @@ pub const NAMES: [&str; COUNT] = [
     "left_before_matched",
     "left_participle",
     "left_kind",
+    "left_has_opposite",
     "cosine",
 ];
 
@@ -82,7 +83,7 @@ pub fn features(a: &Analysis, b: &Analysis, alignment: &Alignment, cosine: Optio
     let participles = participles.filter(|word| ENDINGS.iter().any(|ending| word.ends_with(ending))).count() as f32;
     let most_terms = a.terms.len().max(b.terms.len()).max(1) as f32;
     let (neighbours, inversions) = order(alignment);
-    let marked = |mark: u8| {
+    let marked = |mark: u16| {
         a.terms.iter().filter(|term| term.marks & mark != 0).count().min(b.terms.iter().filter(|term| term.marks & mark != 0).count())
             as f32
     };
@@ -130,6 +131,7 @@ pub fn features(a: &Analysis, b: &Analysis, alignment: &Alignment, cosine: Optio
         before_matched,
         participles,
         left.iter().filter(|term| term.flags & KIND != 0).count() as f32,
+        left.iter().filter(|term| lexicon().has_sides(term.hash)).count() as f32,
         cosine.unwrap_or(f32::NAN),
     ]
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::analysis::{EXACT, NAME, VALUE};
-use super::lexicon::LOOSE;
+use super::lexicon::{LOOSE, lexicon};
 use super::{Analysis, analyse, hash, judge, refused_at_once};
 use crate::similarity::sketch::Sketcher;
 
@@ -71,7 +71,7 @@ pub fn prepare(text: &str) -> Prepared {
 /// Words by their meaning, where it is known, and trigrams of their letters; long texts as a whole.
 fn features(analysis: &Analysis) -> impl Iterator<Item = (u64, f32)> {
     let words = analysis.terms.iter().map(|term| {
-        let group = term.groups.iter().copied().filter(|&group| group != 0 && group < LOOSE).min();
+        let group = lexicon().groups(term.groups).first().copied().filter(|&group| group < LOOSE);
         let meaning = group.map_or(u64::from(term.hash), u64::from);
         let distinctive = if term.marks & (VALUE | EXACT | NAME) != 0 { DISTINCTIVE } else { 1.0 };
         let meaning = if term.marks & VALUE != 0 { u64::from(term.hash) << 16 } else { meaning };

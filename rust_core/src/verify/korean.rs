@@ -176,11 +176,18 @@ const ENDINGS: &[&str] = &[
     "요",
     "거든요",
     "군요",
-    "아주",
-    "어주",
-    "ㅐ주",
-    "아보",
-    "어보",
+    "주",
+    "보",
+    "서",
+    "ㅑ",
+    "ㄹㅣㅓ",
+    "시",
+    "자",
+    "도",
+    "길",
+    "ㄹ지",
+    "더니",
+    "더라",
 ];
 
 /// Syllables that turn a noun into a verb.
@@ -308,6 +315,18 @@ pub fn letters(text: &str) -> Vec<char> {
         found.extend(LASTS[code % 28].chars());
     }
     found
+}
+
+/// Words behind a number that say on which side of it: 이상, 미만, 전, 후.
+pub fn bound(text: &str) -> Option<&'static str> {
+    ["이상", "이하", "미만", "초과", "이내", "이전", "이후", "전", "후", "만", "당", "부터", "까지"]
+        .into_iter()
+        .find(|bound| text.starts_with(bound))
+}
+
+/// Laughter and tears: ㅋㅋ, ㅠㅠ.
+pub fn is_mood(text: &str) -> bool {
+    text.chars().all(|c| matches!(c, 'ㄱ'..='ㆎ'))
 }
 
 /// 안, 못, 않-, 없-, 말-, 금지 and their like: whether a word says no.

@@ -18,13 +18,18 @@ const BLOOM_HASHES: u64 = 8;
 
 /// Groups from here on are WordNet's.
 pub const LOOSE: u16 = 8192;
-pub const MOST_GROUPS: usize = 4;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Entry {
-    /// 0 is none.
-    pub groups: [u16; MOST_GROUPS],
+    pub groups: Groups,
     pub flags: u8,
+}
+
+/// Where a word's groups of synonyms are, see `Lexicon::groups`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Groups {
+    start: u16,
+    count: u8,
 }
 
 pub const FILLER: u8 = 1;
@@ -52,16 +57,23 @@ pub mod question {
     pub const PRICE: u16 = 1 << 5;
     pub const COUNT: u16 = 1 << 6;
     pub const WHAT: u16 = 1 << 10;
+    pub const WHO: u16 = 1 << 7;
     pub const WHICH: u16 = 1 << 9;
     pub const SHOW: u16 = 1 << 11;
     pub const REQUEST: u16 = 1 << 12;
     pub const WHETHER: u16 = 1 << 13;
-    /// Those that one cannot be exchanged for another.
-    pub const SHARP: u16 = 0b1100_0011_1111_1111 & !WHICH;
+    pub const SHOULD: u16 = 1 << 14;
+    pub const MUST: u16 = 1 << 15;
+    /// Why, when, how long, for how much, how many, who, where: one cannot be exchanged for another.
+    pub const CORE: u16 = 0b1_1111_1100;
+    /// How, may I, should I, must I: neither can these.
+    pub const MODAL: u16 = HOW | CAN | SHOULD | MUST;
+    pub const SHARP: u16 = CORE | MODAL;
 }
 
 pub struct Lexicon {
     entries: HashMap<u32, Entry>,
+    groups: Vec<u16>,
     /// Phrases by the hash of their first word: the other words' hashes, and the hash of the whole.
     phrases: HashMap<u32, Vec<(Vec<u32>, u32)>>,
     frames: HashMap<u32, Vec<(Vec<u32>, u16)>>,
@@ -94,6 +106,7 @@ impl Lexicon {
     fn read() -> Lexicon {
         let mut lexicon = Lexicon {
             entries: HashMap::new(),
+            groups: Vec::new(),
             phrases: HashMap::new(),
             frames: HashMap::new(),
             sides: HashMap::new(),
@@ -101,16 +114,18 @@ impl Lexicon {
             modifiers: std::collections::HashSet::new(),
         };
         let (mut group, mut pair) = (0, 0);
+        let mut members = Vec::new();
         for (text, is_korean) in [(ENGLISH, false), (KOREAN, true)] {
-            lexicon.file(text, is_korean, &mut group, &mut pair);
+            lexicon.file(text, is_korean, &mut group, &mut pair, &mut members);
         }
         group = LOOSE;
-        lexicon.file(WORDNET, false, &mut group, &mut pair);
+        lexicon.file(WORDNET, false, &mut group, &mut pair, &mut members);
+        lexicon.settle_groups(members);
         lexicon.spread_sides();
         lexicon
     }
 
-    fn file(&mut self, text: &str, is_korean: bool, group: &mut u16, pair: &mut u16) {
+    fn file(&mut self, text: &str, is_korean: bool, group: &mut u16, pair: &mut u16, members: &mut Vec<(u32, u16)>) {
         let mut section = "";
         for line in text.lines().map(|line| line.split('#').next().unwrap_or("").trim()).filter(|line| !line.is_empty()) {
             if let Some(name) = line.strip_prefix('[') {
@@ -121,7 +136,7 @@ impl Lexicon {
                 "same" => {
                     *group += 1;
                     for word in line.split(',') {
-                        self.join_group(word.trim(), *group, is_korean);
+                        members.push((self.known(word.trim(), is_korean), *group));
                     }
                 }
                 "apart" | "kinds" => {
@@ -206,15 +221,20 @@ impl Lexicon {
         hash
     }
 
-    fn join_group(&mut self, phrase: &str, group: u16, is_korean: bool) {
-        let hash = self.known(phrase, is_korean);
-        let entry = self.entries.entry(hash).or_default();
-        if entry.groups.contains(&group) {
-            return;
+    /// Lays the groups of each word side by side.
+    fn settle_groups(&mut self, mut members: Vec<(u32, u16)>) {
+        members.sort_unstable();
+        members.dedup();
+        for word in members.chunk_by(|one, other| one.0 == other.0) {
+            let start = u16::try_from(self.groups.len()).expect("fewer than 65,536 places in groups");
+            self.groups.extend(word.iter().map(|member| member.1));
+            self.entries.entry(word[0].0).or_default().groups = Groups { start, count: word.len() as u8 };
         }
-        if let Some(free) = entry.groups.iter_mut().find(|group| **group == 0) {
-            *free = group;
-        }
+    }
+
+    /// The numbers of a word's groups, rising.
+    pub fn groups(&self, groups: Groups) -> &[u16] {
+        &self.groups[usize::from(groups.start)..][..usize::from(groups.count)]
     }
 
     /// A word in one strict group only lends its side to the group, so that "turn on" is the opposite of "disable" as "enable" is.
@@ -222,7 +242,7 @@ impl Lexicon {
         let lent: Vec<(u32, Vec<(u16, u8)>)> = self
             .sides
             .iter()
-            .filter_map(|(hash, sides)| Some((group_hash(only_group(&self.entries.get(hash)?.groups)?), sides.clone())))
+            .filter_map(|(hash, sides)| Some((group_hash(only_group(self.groups(self.entries.get(hash)?.groups))?), sides.clone())))
             .collect();
         for (group, sides) in lent {
             self.sides.entry(group).or_default().extend(sides);
@@ -253,10 +273,15 @@ impl Lexicon {
         self.korean.contains(word)
     }
 
+    /// Whether the word has an opposite, or excludes others of its kind.
+    pub fn has_sides(&self, hash: u32) -> bool {
+        self.sides.contains_key(&hash)
+    }
+
     /// Whether the two take different sides of one pair.
-    pub fn are_apart(&self, a: (u32, &[u16]), b: (u32, &[u16])) -> bool {
-        let sides = |(hash, groups): (u32, &[u16])| -> &[(u16, u8)] {
-            let lent = || only_group(groups).and_then(|group| self.sides.get(&group_hash(group)));
+    pub fn are_apart(&self, a: (u32, Groups), b: (u32, Groups)) -> bool {
+        let sides = |(hash, groups): (u32, Groups)| -> &[(u16, u8)] {
+            let lent = || only_group(self.groups(groups)).and_then(|group| self.sides.get(&group_hash(group)));
             self.sides.get(&hash).or_else(lent).map_or(&[], Vec::as_slice)
         };
         let ours = sides(a);

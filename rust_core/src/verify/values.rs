@@ -32,20 +32,11 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// A number for each unit.
-    pub fn code(self) -> u16 {
-        match self {
-            Unit::None => 1,
-            Unit::Seconds => 2,
-            Unit::Months => 3,
-            Unit::Time => 4,
-            Unit::Month => 5,
-            Unit::Weekday => 6,
-            Unit::Percent => 7,
-            Unit::Money(at) => 256 + u16::from(at),
-            Unit::Measure(at) => 512 + u16::from(at),
-            Unit::Count(at) => 768 + u16::from(at),
-        }
+    /// Pounds are money or a weight.
+    pub fn is(self, other: Unit) -> bool {
+        let pounds = |unit: Unit| matches!(unit, Unit::Measure(at) if MEASURES[usize::from(at)][0] == "pound");
+        let either = |unit: Unit| unit == Unit::Money(2) || matches!(unit, Unit::Measure(at) if MEASURES[usize::from(at)][0] == "lb");
+        self == other || pounds(self) && either(other) || either(self) && pounds(other)
     }
 }
 
@@ -63,6 +54,11 @@ const CURRENCIES: &[&[&str]] = &[
     &["sek", "krona", "kronor"],
     &["btc", "bitcoin", "bitcoins"],
     &["pln", "zloty"],
+    &["huf", "forint", "forints"],
+    &["dkk", "krone", "kroner"],
+    &["lira"],
+    &["brl", "reais"],
+    &["thb", "baht"],
 ];
 const MEASURES: &[&[&str]] = &[
     &["gb", "gigabyte", "gigabytes", "기가", "기가바이트"],
@@ -72,7 +68,7 @@ const MEASURES: &[&[&str]] = &[
     &["kg", "kgs", "kilo", "kilos", "kilogram", "kilograms", "킬로그램"],
     &["g", "gram", "grams", "그램"],
     &["mg", "milligram", "milligrams"],
-    &["lb", "lbs", "pound", "pounds"],
+    &["lb", "lbs"],
     &["oz", "ounce", "ounces"],
     &["km", "kilometer", "kilometers", "kilometre", "kilometres", "킬로미터"],
     &["mile", "miles", "mi"],
@@ -92,6 +88,7 @@ const MEASURES: &[&[&str]] = &[
     &["px", "pixel", "pixels"],
     &["x", "times", "배"],
     &["cent", "cents", "센트"],
+    &["pound", "pounds"],
 ];
 const COUNTERS: &[&[&str]] = &[
     &["명", "인"],
@@ -362,22 +359,28 @@ impl Reader {
         if tokens.get(next).is_some_and(|token| token.kind == Kind::Hangul) {
             let (value, end) = korean_number(tokens, next, number);
             (number, unit, next) = (value.number, if currency.is_some() { unit } else { value.unit }, end);
+            // 1회 and 첫 번째, 1개 and none: said or not.
+            optional |= number == 1.0 && matches!(unit, Unit::Count(_));
             if unit == Unit::Time {
                 self.time_ko(tokens, &mut first, &mut next, &mut number);
             }
         } else if let Some((end, afternoon)) = clock(tokens, at, next, &mut number) {
             (unit, next) = (Unit::Time, end);
             self.begin_of_range(tokens, first, afternoon);
+        } else if let (Some(country), Some(money)) = (tokens.get(next), tokens.get(next + 1))
+            && let Some(currency) = national(&country.text, &money.text)
+        {
+            (unit, next) = (Unit::Money(currency), next + 2);
         } else if let Some(token) = tokens.get(next) {
             let word = token.text.as_str();
             let per_cent = word == "per" && tokens.get(next + 1).is_some_and(|token| token.text == "cent");
             if per_cent {
                 (unit, next) = (Unit::Percent, next + 2);
-            } else if word == "st" && number == 1.0 {
+            } else if word == "st" && number == 1.0 && !near_month(tokens, at) {
                 (tokens[at].kind, tokens[at].text) = (Kind::Word, "first".to_owned());
                 tokens[next].text.clear();
                 return next + 1;
-            } else if matches!(word, "nd" | "rd" | "th") && token.joined || word == "s" && token.joined && number >= 1000.0 {
+            } else if matches!(word, "st" | "nd" | "rd" | "th") && token.joined || word == "s" && token.joined && number >= 1000.0 {
                 next += 1;
             } else if ORDINALS.contains(&before_word(tokens, next)) {
                 // "Second day" is no two days.
@@ -388,8 +391,23 @@ impl Reader {
                 optional = false;
             }
         }
+        self.share_unit(tokens, first, unit, next);
         self.push(first..next, number, unit, optional);
         next
+    }
+
+    /// The first number of "3 to 5 days", "5,000 to 7,500 euros".
+    fn share_unit(&mut self, tokens: &[Token], first: usize, unit: Unit, next: usize) {
+        let word = |at: Option<usize>| at.and_then(|at| tokens.get(at)).map_or("", |token| token.text.as_str());
+        let range = matches!(word(first.checked_sub(1)), "to" | "or");
+        let at = if range { first.checked_sub(2) } else { first.checked_sub(1).filter(|_| tokens[first].joined) };
+        let factor = unit_of(word(next.checked_sub(1)), true).filter(|found| found.0 == unit).map_or(1.0, |found| found.1);
+        let value = at.filter(|&at| self.part_of[at] != FREE).and_then(|at| self.values.get_mut(usize::from(self.part_of[at])));
+        if let Some(value) =
+            value.filter(|value| value.unit == Unit::None && !matches!(unit, Unit::None | Unit::Time | Unit::Month | Unit::Weekday))
+        {
+            (value.unit, value.number) = (unit, value.number * factor);
+        }
     }
 
     fn push(&mut self, tokens: std::ops::Range<usize>, number: f64, unit: Unit, optional: bool) {
@@ -635,8 +653,31 @@ fn is_unit_second(tokens: &[Token], at: usize) -> bool {
     at > 0 && matches!(tokens[at - 1].text.as_str(), "per" | "a" | "every" | "each" | "one" | "half" | "single")
 }
 
+fn near_month(tokens: &[Token], at: usize) -> bool {
+    let is_month =
+        |at: Option<usize>| at.and_then(|at| tokens.get(at)).is_some_and(|token| month(token.text.trim_end_matches("'s")).is_some());
+    is_month(at.checked_sub(1)) || is_month(Some(at + 2)) || is_month(Some(at + 3))
+}
+
 fn below(text: &str, limit: u32) -> bool {
     text.parse::<u32>().is_ok_and(|number| number < limit)
+}
+
+/// US dollars, Japanese yen, Swiss francs.
+fn national(country: &str, money: &str) -> Option<u8> {
+    let code = match (country, money.trim_end_matches('s')) {
+        ("us" | "american", "dollar") => "usd",
+        ("canadian", "dollar") => "cad",
+        ("australian", "dollar") => "aud",
+        ("british", "pound") => "gbp",
+        ("japanese", "yen") => "jpy",
+        ("korean", "won") => "krw",
+        ("chinese", "yuan") => "cny",
+        ("swiss", "franc") => "chf",
+        ("indian", "rupee") => "inr",
+        _ => return None,
+    };
+    find(CURRENCIES, code)
 }
 
 fn before_word(tokens: &[Token], at: usize) -> &str {

@@ -1,7 +1,7 @@
 //! Differences that change what is asked. Each has a name; the first one found refuses.
 
 use super::align::{Alignment, Level, apart};
-use super::analysis::{Analysis, FROM, NAME, SUBJECT, TO, Term};
+use super::analysis::{Analysis, FROM, NAME, NEGATED, SUBJECT, Script, TO, Term, VALUE};
 use super::lexicon::{MODIFIER, RELATION, question};
 use super::values::{Unit, Value};
 
@@ -88,7 +88,7 @@ fn bare(unit: Unit) -> bool {
 }
 
 fn equal(a: &Value, b: &Value) -> bool {
-    a.unit == b.unit && (a.number - b.number).abs() <= 1e-9 * a.number.abs()
+    a.unit.is(b.unit) && (a.number - b.number).abs() <= 1e-9 * a.number.abs()
 }
 
 /// I and we, he and she; you is who is asked.
@@ -100,19 +100,21 @@ fn person(a: &Analysis, b: &Analysis) -> Option<Found> {
 }
 
 fn questions(a: &Analysis, b: &Analysis) -> Option<Found> {
-    let sharp = |analysis: &Analysis| analysis.questions & question::SHARP;
-    let (ours, theirs) = (sharp(a), sharp(b));
-    let general = question::SHOW | question::REQUEST | question::WHAT | question::WHICH | question::WHETHER;
-    let differ = match (ours, theirs) {
-        (0, 0) => false,
-        (0, only) | (only, 0) => {
-            // How, may I, how many and for how much are often said otherwise: "cancel my order", "the number of". Why and when are not.
-            let said = if ours == 0 { a.questions } else { b.questions };
-            only & !(question::HOW | question::CAN | question::COUNT | question::PRICE) != 0
-                || only == question::CAN && said & general & !question::WHETHER != 0
-        }
-        _ => ours & theirs == 0,
-    };
+    use question::{CAN, CORE, COUNT, HOW, MODAL, PRICE, REQUEST, SHOW, WHAT, WHETHER, WHICH, WHO};
+    // Who did it, and which of them did.
+    let which = |questions: u16, other: u16| if questions & WHO != 0 && other & WHICH != 0 { questions & !WHO } else { questions };
+    let (ours, theirs) = (which(a.questions, b.questions), which(b.questions, a.questions));
+    let disjoint = |kinds: u16| ours & kinds != 0 && theirs & kinds != 0 && ours & theirs & kinds == 0;
+    let only_one = |kinds: u16| (ours & kinds == 0) != (theirs & kinds == 0);
+    // How many and for how much are often said otherwise: "the number of", "the price". In Korean there are no such words.
+    let korean = a.script == Script::Hangul;
+    let lost = CORE & !(COUNT | PRICE) | if korean { COUNT | PRICE | HOW } else { 0 };
+    let one_sided = (0..16).map(|bit| 1 << bit).any(|kind: u16| lost & kind != 0 && only_one(kind) && (ours | theirs) & COUNT & kind == 0);
+    // "Cancel my order" may stand for how to, "does it" and "what is" may not; nor may "show me" for may I.
+    let other_than = |kind: u16| if ours & kind == 0 { ours } else { theirs };
+    let how = only_one(HOW) && other_than(HOW) & (REQUEST | SHOW | CAN) == 0 && other_than(HOW) & (WHETHER | WHAT | WHICH) != 0;
+    let can = only_one(CAN) && other_than(CAN) & (SHOW | REQUEST | WHAT | WHICH) != 0 && other_than(CAN) & MODAL == 0;
+    let differ = disjoint(CORE) || disjoint(MODAL) || one_sided || how || can;
     differ.then(|| ("question", format!("{} | {}", names(a.questions), names(b.questions))))
 }
 
@@ -136,10 +138,10 @@ pub fn after(a: &Analysis, b: &Analysis, alignment: &Alignment) -> Option<Found>
             }
         }
     }
-    if let Some(found) = direction(a, b, alignment) {
+    if let Some(found) = direction(a, b, alignment).or_else(|| negated(a, b, alignment)).or_else(|| bounds(a, b, alignment)) {
         return Some(found);
     }
-    let is = |analysis: &Analysis, at: u8, mark: u8| analysis.terms[at as usize].marks & mark != 0;
+    let is = |analysis: &Analysis, at: u8, mark: u16| analysis.terms[at as usize].marks & mark != 0;
     let all = |analysis: &Analysis, left: &[u8]| left.iter().map(|&at| word(analysis, at)).collect::<Vec<_>>().join(", ");
     let detail = || format!("{} | {}", all(a, left_a), all(b, left_b));
     let name_of = |analysis: &Analysis, left: &[u8]| left.iter().any(|&at| is(analysis, at, NAME));
@@ -175,6 +177,34 @@ fn direction(a: &Analysis, b: &Analysis, alignment: &Alignment) -> Option<Found>
         }
     }
     None
+}
+
+/// This instead of that, and that instead of this.
+fn negated(a: &Analysis, b: &Analysis, alignment: &Alignment) -> Option<Found> {
+    let only = |here: bool| {
+        alignment.pairs.iter().find(|pair| {
+            let (ours, theirs) = (a.terms[pair.0 as usize].marks & NEGATED, b.terms[pair.1 as usize].marks & NEGATED);
+            if here { ours > theirs } else { ours < theirs }
+        })
+    };
+    let (ours, theirs) = (only(true)?, only(false)?);
+    Some(("negation", format!("not {} | not {}", a.stem(&a.terms[ours.0 as usize]), b.stem(&b.terms[theirs.1 as usize]))))
+}
+
+/// Before, after, under, outside and their like on one side only.
+fn bounds(a: &Analysis, b: &Analysis, alignment: &Alignment) -> Option<Found> {
+    const ALWAYS: [&str; 4] = ["before", "after", "outside", "until"];
+    // Under a law, over the past year: bounds only in front of a number.
+    const OF_NUMBERS: [&str; 4] = ["under", "below", "above", "over"];
+    let found = [(a, 0), (b, 1)].into_iter().find_map(|(analysis, side)| {
+        let bounds = |&&at: &&u8| {
+            let word = analysis.stem(&analysis.terms[usize::from(at)]);
+            let number = analysis.terms.get(usize::from(at) + 1).is_some_and(|next| next.marks & VALUE != 0);
+            ALWAYS.contains(&word) || number && OF_NUMBERS.contains(&word)
+        };
+        alignment.alone[side].iter().find(bounds).map(|&at| analysis.stem(&analysis.terms[usize::from(at)]))
+    });
+    found.map(|word| ("direction", format!("{word} on one side")))
 }
 
 /// 에서 and 로, 이 and the rest, change places.
