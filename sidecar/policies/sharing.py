@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -113,13 +114,17 @@ class Sharing:
     async def end(self, place: Place) -> None:
         """Leave the others what is not used; the last word of this pod."""
         self.leases.give_all_back()
-        try:
-            await self._say(place)
-            while self.leases.is_behind():
+        for pause_s in _PAUSES_S[:3]:
+            try:
                 await self._say(place)
+                while self.leases.is_behind():
+                    await self._say(place)
+                break
+            except Exception as error:
+                self._turn(place.problem(error))
+                await asyncio.sleep(pause_s)
+        with contextlib.suppress(Exception):
             await place.close()
-        except Exception as error:
-            self._turn(place.problem(error))
 
     async def _rest(self) -> None:
         """Until a call waits, or it is time to look at what calls have used, or for a word."""
