@@ -6,7 +6,6 @@ of them is told in the same words: file or variable, key path, what was found, w
 
 import re
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NewType, TypeVar, Union, get_args, get_origin
@@ -74,6 +73,8 @@ def shown(value: object) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean ...?`, or nothing when no known name is near. Of a short name, more must agree: two letters are soon found."""
+    from difflib import get_close_matches  # 0.7 MiB that a process without mistakes need not hold
+
     close = get_close_matches(name, sorted(known), n=1, cutoff=0.6 if len(name) > 5 else 0.7)
     return f'; did you mean "{close[0]}"?' if close else ""
 
