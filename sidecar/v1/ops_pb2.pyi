@@ -919,7 +919,9 @@ class Event(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     FACTS_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """What kind: `breaker`, `set_aside`, `alert`, `health`, `shed`, `certificate`, `budget`, `dear_call`, `run`, `audit`, `cache`."""
+    """What kind: `breaker`, `set_aside`, `alert`, `health`, `shed`, `certificate`, `budget`, `dear_call`, `run`, `audit`, `cache`,
+    `journal`, `alerts` (of alerts that do not arrive).
+    """
     message: _builtins.str
     """In a sentence, without keys or prompts."""
     @_builtins.property
