@@ -54,15 +54,16 @@ def rule_of(call: Call, settings: CacheSettings) -> Rule | None:
     if mode in ("", "off", "bypass"):
         return None
     life_ms = node.ttl_ms or settings.ttl_ms
+    is_somebodys = node.scope == "tenant" or bool(call.user)  # what is each user's own is nobody's where no user is named
     return Rule(
-        reads=mode in ("default", "only"),
-        writes=mode in ("default", "refresh", "keep"),
+        reads=mode in ("default", "only") and is_somebodys,
+        writes=mode in ("default", "refresh", "keep") and is_somebodys,
         must=mode == "only",
         scope=node.scope,
         life_ms=life_ms,
         more_ms=settings.stale_ms if node.stale else 0,
         tool_calls=node.tool_calls,
-        stale=node.stale and mode in ("default", "keep"),
+        stale=node.stale and mode in ("default", "keep") and is_somebodys,
         semantic=node.semantic,
     )
 

@@ -64,9 +64,9 @@ class NodeCache(Struct, frozen=True):
     """One node's cache.
 
     `mode` is for calls that do not say themselves. `scope`: whose questions may be answered with one another's answers, never across
-    tenants. `semantic`: answers to similar questions; `shadow` decides and counts, and gives none. `compare`: when a remembered and a
-    fresh answer say the same: word by word (`auto`), white space apart (`exact`, for code such as SQL), or with enough `words` in common,
-    which is lax; see `policies/same_answer.py`.
+    tenants; with `user` nothing is remembered of calls that name none. `semantic`: answers to similar questions; `shadow` decides and
+    counts, and gives none. `compare`: when a remembered and a fresh answer say the same: word by word (`auto`), white space apart (`exact`,
+    for code such as SQL), or with enough `words` in common, which is lax; see `policies/same_answer.py`.
     """
 
     mode: Literal["off", "default"] = "off"

@@ -32,6 +32,8 @@ async def recall(engine: Engine, call: Call) -> bool:
         return False
     call.caching = caching = Caching(rule, key, engine.answers.invalidations.generation)
     if not rule.reads:
+        if rule.must:
+            raise _not_cached()
         return False
     if (found := _known(engine, call, key.digest)) is not None:
         await give(engine, call, found, exact(found))
@@ -90,7 +92,7 @@ async def _elsewhere(engine: Engine, call: Call, digest: bytes) -> tuple[Found, 
 def _recall_vectors(engine: Engine, call: Call, request: EmbedRequest, rule: Rule) -> bool:
     """Are all of the first candidate's vectors known? Where some are missing the attempt stage asks for these alone."""
     call.caching = Caching(rule, NO_KEY, engine.answers.invalidations.generation)
-    if not rule.reads:
+    if not rule.reads and not rule.must:
         return False
     batch = Batch(engine, call, request, call.candidates[0])
     if batch.missing:

@@ -208,6 +208,18 @@ async def test_users_share_a_tenants_answers_unless_the_node_says_otherwise():
         assert len(bench.openai.asks) == asked
 
 
+async def test_what_is_each_users_own_is_nobodys_where_no_user_is_named():
+    bench = Bench(**{NODE + "SCOPE": "user"})
+    for _ in range(2):
+        await bench.run(ask())
+    assert len(bench.openai.asks) == 2
+    with pytest.raises(errors.NotCached):
+        await bench.run(ask(mode="only"))
+    calls = [bench.call(ask()) for _ in range(3)]
+    await asyncio.gather(*(run(bench.engine, call) for call in calls))
+    assert len(bench.openai.asks) == 5  # nor does one wait for another
+
+
 TOOLS = Chunk(finish="tool_calls", usage=Usage(10, 0, 0, 0, 5, 0), last=True)
 
 
