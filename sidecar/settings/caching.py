@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Life = Annotated[int, Meta(ge=1, le=31 * 86_400_000)]  # milliseconds, up to 31 days
 Room = Annotated[int, Meta(ge=65_536, le=8_589_934_592)]  # bytes
 Share = Annotated[float, Meta(ge=0, le=1)]
-Secret = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$", description="a key of 64 hex digits: openssl rand -hex 32")]
+Secret = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="a key of 64 hex digits: openssl rand -hex 32")]
 
 
 class AuditSettings(Struct, frozen=True):
