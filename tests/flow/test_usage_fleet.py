@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -127,6 +128,9 @@ async def test_feedback_reaches_another_pods_call(pod, server):
     assert await asyncio.to_thread(server.ask, "SELECT quality_ppm, vote FROM llm_calls") == [(1_000_000, 1)]
     total = (await report(one)).total
     assert (total.rated, total.ups) == (1, 1)
+    status, out, _ = await sidecar_command("usage", "calls", "--where", f"id={answer.id}", "--json", "--target", one.target)
+    (call,) = json.loads(out)["calls"]
+    assert (status, call["quality"], call["vote"], call["cost_nano_usd"]) == (0, 1.0, 1, COST)
     got = await failed(two.ops.GiveFeedback(ops_pb2.GiveFeedbackRequest(id="nobody's", vote=ops_pb2.VOTE_UP)))
     assert got.reason == "UNKNOWN_CALL"
 
