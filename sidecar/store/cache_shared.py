@@ -32,6 +32,7 @@ _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 5.0
 _MOST_WAITING: Final = 4 * 1024 * 1024  # bytes to be written
 _AT_ONCE: Final = 50
+_MOST_READING: Final = 64  # at a time, each over a connection of its own; one more is a miss
 _LATE_IN_A_ROW: Final = 5  # reads, until it is left alone
 _LEFT_ALONE_S: Final = 1.0
 _PARTITION_S: Final = 2.0  # between two looks at what other pods have kept in one partition
@@ -103,17 +104,18 @@ class SharedAnswers:
         self._alone_until = 0.0
         self.is_up = False
         self.lost = 0  # entries for which there was no room
-        self.reads = self.late_reads = 0
+        self.late_reads = 0
+        self._reading = 0
 
     # --- on the call's path -------------------------------------------------------------------------------------------------------
 
     async def fetch(self, digest: bytes) -> Entry | None:
         """What another pod may have kept, if Redis says so in time."""
         loop = asyncio.get_running_loop()
-        if self._vault is None or not self.is_up or loop.time() < self._alone_until:
+        if self._vault is None or not self.is_up or loop.time() < self._alone_until or self._reading >= _MOST_READING:
             return None
         name = self._vault.name(digest)
-        self.reads += 1
+        self._reading += 1
         try:
             async with asyncio.timeout(self._read_s):
                 sealed: Any = await self._client.get(self._entries + name.hex())
@@ -123,6 +125,8 @@ class SharedAnswers:
         except Exception:  # what is wrong is told by `run`, which talks to the same server all the time
             self._alone_until = loop.time() + _LEFT_ALONE_S
             return None
+        finally:
+            self._reading -= 1
         self._late = 0
         if sealed is None:
             return None
