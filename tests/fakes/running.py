@@ -20,7 +20,7 @@ from sidecar.v1 import llm_pb2_grpc, ops_pb2, ops_pb2_grpc
 
 ROOT = Path(__file__).parents[2]
 # A test takes models of its own, so that no other test's breaker or script is in its way.
-MODELS = {"openai": 100, "anthropic": 80, "google": 80, "ollama": 80, "compatible": 320}
+MODELS = {"openai": 160, "anthropic": 120, "google": 80, "ollama": 80, "compatible": 320}
 CAPABILITIES = (
     "generate", "embed", "system", "image", "image_url", "tools", "tool_choice", "strict_tools", "json_object", "json_schema",
     "strict_schema", "stop", "seed", "sampling", "dimensions",

@@ -314,8 +314,6 @@ async def test_unknown_parameters_may_be_let_pass(http, start_sidecar, upstream)
 
 FAILURES: dict[str, tuple[Fail, int, str, str]] = {
     "rate limit": (Fail(429, headers=(("retry-after", "3600"),)), 429, "requests", "rate_limit_exceeded"),
-    "quota": (Fail(429, code="insufficient_quota"), 429, "insufficient_quota", "insufficient_quota"),
-    "key": (Fail(401), 503, "server_error", "provider_auth_failed"),
     "rejected": (Fail(400, "no such thing"), 400, "invalid_request_error", "provider_rejected"),
     "too long": (Fail(400, code="context_length_exceeded"), 400, "invalid_request_error", "context_length_exceeded"),
     "gone": (Fail(404, code="model_not_found"), 404, "invalid_request_error", "model_not_found"),
@@ -336,6 +334,19 @@ async def test_failure_before_the_first_piece(http, sidecar, upstream, fresh, ki
     if kind == "rate limit":
         assert headers["retry-after"] == "3600"
         assert 3_590_000 < int(headers["retry-after-ms"]) <= 3_600_000
+
+
+async def test_failures_that_set_a_provider_aside(http, start_sidecar, upstream):
+    """In a sidecar of their own: others would not ask that provider first for a while."""
+    sidecar = await start_sidecar()
+    for step, status, type_, code in (
+        (Fail(429, code="insufficient_quota"), 429, "insufficient_quota", "insufficient_quota"),
+        (Fail(401), 503, "server_error", "provider_auth_failed"),
+    ):
+        upstream.on("compatible-default", step)
+        got, said, headers = await post(http, sidecar, ask("compatible-default"))
+        assert (got, said["error"]["type"], said["error"]["code"], headers["x-should-retry"]) == (status, type_, code, "false")
+    upstream.on("compatible-default", Say())
 
 
 async def test_used_up_account_says_how_it_stands(http, tmp_path, upstream):
