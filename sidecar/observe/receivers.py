@@ -19,6 +19,7 @@ from sidecar.observe.alerts import Alert
 
 _ANSWER_S: Final = 10.0
 _ITS_FAULT: Final = (400, 413, 414, 422)  # this message is not taken, another one may be
+_MOST_TEXT: Final = 12_000  # characters: chats cut longer messages, or refuse them
 _LONGEST_WAIT_S: Final = 3_600.0
 
 
@@ -118,7 +119,10 @@ def chat_text(alerts: Sequence[Alert], sender: From) -> str:
         if facts:
             lines.append(f"      {facts}")
     lines.append(f"_{when(alerts[-1])}, {sender.pod}, {sender.environment}_")
-    return "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = "\n".join(lines)
+    if len(text) > _MOST_TEXT:
+        text = f"{text[:_MOST_TEXT]}…"
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def webhook_body(alert: Alert, sender: From) -> dict[str, Any]:

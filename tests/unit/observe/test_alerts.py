@@ -137,6 +137,11 @@ def test_a_chat_message_has_a_line_for_each_and_calls_nobody():
     )
 
 
+def test_a_chat_message_is_never_longer_than_chats_take():
+    long = told("health", "x" * 500, level="error", **{f"fact{n}": "y" * 500 for n in range(12)})
+    assert len(chat_text([long] * 20, From("pod-7", "production"))) == 12_001
+
+
 def test_a_programs_body():
     body = webhook_body(told("health", level="error", node="a.b"), From("pod-7", "production"))
     assert body.keys() == {"type", "timestamp", "data"}
