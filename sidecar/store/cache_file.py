@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
@@ -167,18 +167,16 @@ class CacheFile:
         if bool(was) is not bool(problem):
             self._tell(problem)
 
-    def _rows(self) -> list[tuple[bytes, Entry]]:
+    def _rows(self) -> Iterator[tuple[bytes, Entry]]:
+        """All that can be read, the latest first. Raises StoreFailed."""
         try:
-            rows = self._file.execute("SELECT name, sealed FROM answers ORDER BY rowid DESC").fetchall()
+            for name, sealed in self._file.execute("SELECT name, sealed FROM answers ORDER BY rowid DESC"):
+                try:
+                    yield name, self._vault.entry(name, sealed)
+                except Unreadable as error:
+                    self._garbled(str(error))
         except sqlite3.Error as error:
             raise StoreFailed(f"cannot read {self._path} (server.data_dir): {error}") from None
-        found = []
-        for name, sealed in rows:
-            try:
-                found.append((name, self._vault.entry(name, sealed)))
-            except Unreadable as error:
-                self._garbled(str(error))
-        return found
 
     def _load(self, most_bytes: int) -> list[Entry]:
         now_ms = self._wall_ns() // 1_000_000
