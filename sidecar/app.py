@@ -335,6 +335,7 @@ def make_engine(
     ledger = Ledger() if ledger is None else ledger
     budgets = Budgets(settings)
     budgets.bind(ledger, wall_ns)
+    shares = settings.redis.url and settings.fleet.share_budgets
     return Engine(
         settings=settings,
         catalog=catalog,
@@ -343,7 +344,7 @@ def make_engine(
         budgets=budgets,
         dear_calls=DearCalls(settings.limits),
         ledger=ledger,
-        sharing=Sharing(settings.fleet, ledger, clock_ns, wall_ns) if settings.redis.url and settings.fleet.share_budgets else None,
+        sharing=Sharing(settings.fleet, ledger, clock_ns, wall_ns, budgets.without_redis) if shares else None,
         breakers=breakers,
         retries=Retries(settings),
         endpoints=Endpoints(set_aside),

@@ -18,7 +18,7 @@ from sidecar.policies.runs import Run, Runs, escaped
 from sidecar.policies.windows import Kind, Windows
 from sidecar.policies.words import Keep, Key, Words
 from sidecar.settings import Settings
-from sidecar.settings.budgets import BudgetRow, Mode, account_suffix
+from sidecar.settings.budgets import BudgetRow, Mode, WithoutRedis, account_suffix
 from sidecar.settings.reading import shown
 from sidecar.shares import Both
 
@@ -226,6 +226,11 @@ class Budgets:
     def row_of(self, account: str) -> Row | None:
         """The row that makes this account; None: no row does."""
         return next((row for row in self.rows if row.has(account)), None)
+
+    def without_redis(self, account: str) -> WithoutRedis | None:
+        """What its row wants while the pods' Redis is away; None: what `fleet.without_redis` says."""
+        row = self.row_of(account)
+        return row.row.without_redis if row is not None else None
 
     def rule_of(self, account: str, now_ns: int) -> Rule | None:
         """What holds for this account now; None: it has no limit."""

@@ -17,6 +17,7 @@ from typing import Literal
 
 from sidecar._core import Rule
 from sidecar.policies.lease_entries import UNITS, Entry, Sums, both, each, plus
+from sidecar.settings.budgets import WithoutRedis
 from sidecar.shares import LARGEST, NEITHER, Answer, Ask, Both, Reply
 
 MOST_AT_ONCE = 100  # accounts in one word; the rest follow
@@ -26,7 +27,6 @@ _PAUSE_NS = 250_000_000  # an account in which nothing was left is not asked abo
 _KEEP_NS = 86_400_000_000_000  # after its window an account is remembered for another day, whatever the clocks of pods say
 _ROOM_TURNS = 10  # reports after which room that was not used is given up
 
-WithoutRedis = Literal["lease", "refuse", "share"]
 State = Literal["away", "learning", "up"]
 
 
@@ -34,9 +34,16 @@ class Leases:
     """The shared accounts of this pod: `leased` and `wants_more` are for calls, `due`, `heard` and `failed` for who talks to Redis."""
 
     def __init__(
-        self, balance: Callable[[str, int], Sums | None], without: WithoutRedis, pods: int, lease_ns: int, first_sequence: int
+        self,
+        balance: Callable[[str, int], Sums | None],
+        without: Callable[[str], WithoutRedis],
+        pods: int,
+        lease_ns: int,
+        first_sequence: int,
     ) -> None:
-        """`balance` is the ledger's; `pods` is how many are expected, for `without` = "share"; sequences count on from `first_sequence`."""
+        """`balance` is the ledger's; `without` says of an account what holds while nobody answers, `pods` how many are expected, for
+        "share"; sequences count on from `first_sequence`.
+        """
         self._balance = balance
         self._without = without
         self._pods = max(1, pods)
@@ -223,17 +230,17 @@ class Leases:
     def _allowed(self, entry: Entry, unit: int, limit: int) -> int:
         """What this pod may use, in the ledger's own count."""
         have = entry.have[unit]
-        if self.state == "away" and self._without == "refuse":
+        without = "lease" if self.state == "up" else self._without(entry.account)
+        if self.state == "away" and without == "refuse":
             have = 0
-        elif self.state != "up" and self._without == "share":
+        elif without == "share":
             have = have + max(0, limit - entry.taken[unit] - have) // self._pods if entry.heard else max(have, limit // self._pods)
         return max(0, have - entry.base[unit])
 
     def _turn(self, state: State) -> None:
         if state != self.state:
             self.state = state
-            if self._without != "lease":
-                self._rules.clear()
+            self._rules.clear()
 
     def _look(self, entry: Entry, now_ns: int) -> None:
         """Whether the account that was just used runs low."""

@@ -10,6 +10,7 @@ from typing import Protocol
 from sidecar._core import Ledger, Rule
 from sidecar.policies.leases import Leases
 from sidecar.settings import Fleet
+from sidecar.settings.budgets import WithoutRedis
 from sidecar.shares import Ask, Both, Reply
 
 _LOOK_S = 0.1  # between two looks at what calls have used
@@ -33,10 +34,18 @@ class Place(Protocol):
 class Sharing:
     """What calls and operators ask of it never waits for the network, but `more`, and that no longer than `fleet.wait_ms`."""
 
-    def __init__(self, settings: Fleet, ledger: Ledger, clock_ns: Callable[[], int], wall_ns: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        settings: Fleet,
+        ledger: Ledger,
+        clock_ns: Callable[[], int],
+        wall_ns: Callable[[], int],
+        without: Callable[[str], WithoutRedis | None] = lambda account: None,
+    ) -> None:
+        """`without` says what an account's own row wants while Redis is away; None: what `fleet.without_redis` does."""
         self.leases = Leases(
             ledger.balance,
-            settings.without_redis,
+            lambda account: without(account) or settings.without_redis,
             settings.pods or 1,
             settings.lease_ms * 1_000_000,
             wall_ns() // 1000,  # above all of the process before, unless the clock was put back, which is told by the answer

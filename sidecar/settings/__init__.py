@@ -41,7 +41,7 @@ from sidecar.call import Feature
 from sidecar.errors import SettingsError
 from sidecar.settings import variables
 from sidecar.settings.alerts import AlertSettings, open_alerts
-from sidecar.settings.budgets import BUDGETS, BudgetRow
+from sidecar.settings.budgets import BUDGETS, BudgetRow, WithoutRedis
 from sidecar.settings.caching import CacheSettings, NodeCache
 from sidecar.settings.checks import check, open_doors
 from sidecar.settings.reading import NanoUsd, PicoUsdPerToken, Source, dotted, read
@@ -474,7 +474,7 @@ class Fleet(Struct, frozen=True):
     """
 
     share_budgets: bool = True  # false: each pod has the limits for itself, and Redis is for hints only
-    without_redis: Literal["lease", "refuse", "share"] = "lease"
+    without_redis: WithoutRedis = "lease"  # a row of [budgets] may want something else
     pods: Annotated[int, Meta(ge=1, le=100_000)] | None = None  # how many there are; needed for `share`
     lease_ms: Annotated[int, Meta(ge=20_000, le=86_400_000)] = 600_000  # a silent pod's lease goes back after this
     learn_ms: Annotated[int, Meta(ge=100, le=600_000)] = 5_000  # after it has forgotten, Redis is told again for so long before it leases

@@ -10,6 +10,7 @@ from sidecar.settings.reading import NanoUsd
 
 Scope = Literal["company", "service", "node", "tenant", "user", "plan", "run", "agent"]
 Mode = Literal["refuse", "warn", "shadow", "off"]
+WithoutRedis = Literal["lease", "refuse", "share"]
 
 
 class BudgetRow(Struct, frozen=True):
@@ -31,6 +32,7 @@ class BudgetRow(Struct, frozen=True):
     limit_tokens: Annotated[int, Meta(ge=0, le=1_000_000_000_000)] | None = None
     mode: Mode = "refuse"
     warn_percent: Annotated[int, Meta(ge=1, le=100)] | None = None  # None: limits.warn_percent
+    without_redis: WithoutRedis | None = None  # None: fleet.without_redis
 
 
 def _alarm(window: Literal["day", "week", "month"], usd: int) -> BudgetRow:

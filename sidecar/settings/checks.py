@@ -66,8 +66,10 @@ def _zone(settings: Settings, *table_and_name: str) -> None:
 
 def _fleet(settings: Settings) -> None:
     fleet = settings.fleet
-    if fleet.without_redis == "share" and fleet.pods is None:
-        problem = "is missing, expected how many pods there are: fleet.without_redis = share parts limits by it"
+    shares = [f"budgets.{name}" for name, row in settings.budgets.items() if row.without_redis == "share"]
+    if fleet.pods is None and (shares or fleet.without_redis == "share"):
+        where = shares[0] if shares else "fleet"
+        problem = f"is missing, expected how many pods there are: {where}.without_redis = share parts limits by it"
         raise SettingsError(settings.origin("fleet", "pods"), "", problem)
     if fleet.learn_ms >= fleet.lease_ms:
         problem = f"found {fleet.learn_ms}, expected less than fleet.lease_ms, which is {fleet.lease_ms}"

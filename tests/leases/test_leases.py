@@ -11,6 +11,7 @@ import pytest
 from sidecar._core import Rule
 from sidecar.policies import leases
 from sidecar.policies.lease_entries import Entry
+from sidecar.settings.budgets import WithoutRedis
 from sidecar.shares import Answer, Ask
 from tests.leases import world
 from tests.leases.__main__ import one
@@ -89,8 +90,8 @@ END_NS = 10**18
 DAY = Rule(limit_nano_usd=1000, window=(0, END_NS))
 
 
-def alone(without: leases.WithoutRedis = "lease", pods: int = 4) -> leases.Leases:
-    return leases.Leases(lambda name, now_ns: None, without, pods, 10**9, 1)
+def alone(without: WithoutRedis = "lease", pods: int = 4) -> leases.Leases:
+    return leases.Leases(lambda name, now_ns: None, lambda name: without, pods, 10**9, 1)
 
 
 def test_accounts_without_a_window_are_the_pods_own_and_others_begin_with_nothing():

@@ -14,7 +14,8 @@ from random import Random
 from typing import Any
 
 from sidecar._core import Rule
-from sidecar.policies.leases import Leases, WithoutRedis
+from sidecar.policies.leases import Leases
+from sidecar.settings.budgets import WithoutRedis
 from sidecar.shares import Ask, Both, Reply
 from tests.leases.meeting import Place
 
@@ -136,7 +137,11 @@ class World:
         pod.life += 1
         pod.busy = pod.forgot = False
         pod.leases = Leases(
-            lambda name, _: self.standing(pod, name), self.without, len(self.pods), LEASE_MS * MS, max(0, self.wall(pod) // 1000)
+            lambda name, _: self.standing(pod, name),
+            lambda name: self.without,
+            len(self.pods),
+            LEASE_MS * MS,
+            max(0, self.wall(pod) // 1000),
         )
         self.tell(f"{pod.name.decode()} starts")
         self.tick(pod, pod.life)

@@ -177,6 +177,13 @@ async def test_a_clock_that_is_put_back_hides_nothing_that_was_spent():
     assert place.entry("a")[1:] == [900, 900]
 
 
+def test_what_holds_without_redis_is_each_accounts_own():
+    wanted = {"a": "share", "b": "refuse"}
+    one = Sharing(Fleet(pods=4), Ledger(), time.monotonic_ns, time.time_ns, wanted.get)
+    leased = one.leased(tuple((name, rule(1_000)) for name in ("a", "b", "c")))
+    assert [its.lease_nano_usd for _, its in leased] == [250, 0, 0]
+
+
 async def test_of_many_accounts_a_few_are_told_at_a_time():
     ledger, place, many = Ledger(), Near(learn_ms=1_000), 2_500
     day = rule()
