@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from sidecar.v1 import llm_pb2 as pb
+from sidecar.v1 import ops_pb2
 from tests.fakes.script import Say
 from tests.flow.reading import account, failed, streamed, tokens
 
@@ -109,13 +110,21 @@ async def test_half_an_answer_is_not_remembered(sidecar, upstream, fresh, half):
     assert (await failed(sidecar.llm.Generate(ask(model, ONLY)))).reason == "NOT_CACHED"
 
 
+async def until_in_flight(sidecar, calls):
+    async with asyncio.timeout(20):
+        while (await sidecar.ops.GetStatus(ops_pb2.GetStatusRequest())).calls_in_flight < calls:  # noqa: ASYNC110  (another process's)
+            await asyncio.sleep(0.02)
+
+
 async def test_a_hundred_identical_calls_at_once_are_one_question(sidecar, upstream, fresh, tenant):
     model = fresh("compatible")
-    upstream.on(model, Say(pieces=("one ", "answer"), first_delay_ms=300))
+    answer = asyncio.Event()
+    upstream.on(model, Say(pieces=("one ", "answer"), gate=answer))
     asked = ask(model, DEFAULT, tenant)
-    replies = await asyncio.gather(
-        *(sidecar.llm.Generate(asked) if number % 2 else streamed(sidecar.llm.Stream(asked)) for number in range(100))
-    )
+    calls = [asyncio.ensure_future(sidecar.llm.Generate(asked) if n % 2 else streamed(sidecar.llm.Stream(asked))) for n in range(100)]
+    await until_in_flight(sidecar, 100)
+    answer.set()
+    replies = await asyncio.gather(*calls)
     assert len(upstream.asked(model)) == 1
     assert {reply.text for reply in replies} == {"one answer"}
     ends = [reply.end if hasattr(reply, "end") else reply for reply in replies]
@@ -130,13 +139,12 @@ async def test_a_hundred_identical_calls_at_once_are_one_question(sidecar, upstr
 
 async def test_the_caller_that_others_wait_for_leaves_and_they_go_on(sidecar, upstream, fresh):
     model = fresh("compatible")
-    upstream.on(model, Say(pieces=("late",), first_delay_ms=2_000), Say(pieces=("soon",)))
+    upstream.on(model, Say(pieces=("never",), gate=asyncio.Event()), Say(pieces=("soon",)))
     asked = ask(model, DEFAULT)
     leader = sidecar.llm.Generate(asked)
     first = await upstream.request(model)
     others = [asyncio.ensure_future(sidecar.llm.Generate(asked)) for _ in range(10)]
-    await asyncio.sleep(0.1)
-    assert not any(other.done() for other in others)
+    await until_in_flight(sidecar, 11)
     leader.cancel()
     replies = await asyncio.gather(*others)
     assert {reply.text for reply in replies} == {"soon"}
