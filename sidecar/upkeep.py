@@ -97,7 +97,7 @@ async def connect_budgets(engine: Engine) -> SharedBudgets | None:
     up.set_function(lambda: float(sharing.leases.state == "up"))
     waits = Gauge("llm_shared_budget_waits", "Calls that waited for Redis because this pod's lease was too small.", registry=registry)
     waits.set_function(lambda: float(sharing.waits))
-    place = await shared_budgets.connect(settings)
+    place = await shared_budgets.connect(settings, lambda advice: engine.meter.event("health", advice, "warning", key="budgets memory"))
     if place is not None:
         await sharing.begin(place, settings.fleet.learn_ms / 1000 + 2)
     return place

@@ -6,9 +6,10 @@ Nothing here is the only place where something is known: what was spent is in th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,7 +31,20 @@ _TAUGHT_AT_ONCE: Final = 50
 class SharedBudgets:
     """One pod's talk with the server. Everything raises what redis-py raises, or TimeoutError; `problem` puts it into words."""
 
-    def __init__(self, client: Redis, *, address: str, prefix: str, pod: str, lease_ms: int, learn_ms: int) -> None:
+    def __init__(
+        self,
+        client: Redis,
+        *,
+        address: str,
+        prefix: str,
+        pod: str,
+        lease_ms: int,
+        learn_ms: int,
+        advise: Callable[[str], None] = lambda advice: None,
+    ) -> None:
+        """`advise` is told once what an operator should change at the server."""
+        self._advise = advise
+        self._is_known = False
         self._client = client
         self._address = address
         self._keys = f"{{{prefix}}}:budgets"  # the braces keep them together in a cluster
@@ -52,6 +66,10 @@ class SharedBudgets:
                 words += (ask.limit[unit], ask.used[unit], ask.held[unit], ask.have[unit], ask.want[unit], ask.need[unit], ask.least[unit])
         async with asyncio.timeout(_ANSWER_S):
             epoch, learning, short, *answers = await self._script(keys=keys, args=words)
+        if not self._is_known:
+            self._is_known = True
+            with contextlib.suppress(Exception):  # it is advice, and the answer is here
+                await self._look_at_memory()
         return Reply(epoch.decode(), bool(learning), tuple(read_short(name) for name in short), tuple(_answer(words) for words in answers))
 
     async def teach(self, untaught: list[tuple[str, int, tuple[tuple[bytes, bytes], ...]]], keep_ms: int) -> None:
@@ -65,6 +83,14 @@ class SharedBudgets:
                 await self._teach(keys=[self._key(account, end_ns) for account, end_ns, _ in some], args=words)
             del untaught[: len(some)]
 
+    async def _look_at_memory(self) -> None:
+        """Once: a server that throws away what was not used lately would have to be told again and again."""
+        async with asyncio.timeout(_ANSWER_S):
+            memory: dict[str, Any] = await self._client.info("memory")
+        policy = memory.get("maxmemory_policy", "noeviction")
+        if memory.get("maxmemory") and policy != "noeviction":
+            self._advise(f"{self._address} throws keys away when its memory is full (maxmemory-policy {policy}): set noeviction")
+
     async def close(self) -> None:
         async with asyncio.timeout(_ANSWER_S):
             await self._client.aclose()
@@ -77,7 +103,7 @@ class SharedBudgets:
         return f"{self._keys}:{short_name(account, end_ns)}"
 
 
-async def connect(settings: Settings) -> SharedBudgets | None:
+async def connect(settings: Settings, advise: Callable[[str], None] = lambda advice: None) -> SharedBudgets | None:
     """What `settings.redis` names, without a word over the network; None where budgets are not shared.
 
     Raises SettingsError for a missing package, an address or a file that cannot be used; StoreFailed for server.data_dir.
@@ -92,6 +118,7 @@ async def connect(settings: Settings) -> SharedBudgets | None:
         pod=pod_name(settings.server.data_dir),
         lease_ms=settings.fleet.lease_ms,
         learn_ms=settings.fleet.learn_ms,
+        advise=advise,
     )
 
 

@@ -26,10 +26,15 @@ WAIT = "wait_ms = 2000\n"  # so that a busy machine is no reason to be refused
 
 
 @pytest.fixture(params=PROGRAMS or ["none"])
-def server(request) -> Iterator[Server]:
+def program(request) -> str:
     if not PROGRAMS:
         pytest.skip(HOW)
-    with Server(PROGRAMS[request.param]) as running:
+    return PROGRAMS[request.param]
+
+
+@pytest.fixture
+def server(program) -> Iterator[Server]:
+    with Server(program) as running:
         yield running
 
 
@@ -205,3 +210,18 @@ async def test_without_redis_each_pod_has_its_share_if_that_is_wanted(start_side
 async def test_without_redis_nothing_is_spent_that_was_not_leased(start_sidecar):
     one = await start_sidecar(f'{BUDGET}limit_usd = "0.001"\n[redis]\nurl = "redis://127.0.0.1:1"\n')
     assert await outcome(one) == grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_server_that_throws_keys_away_is_told_of_and_a_password_is_used(start_sidecar, program):
+    options = ("--requirepass", "the-right-one", "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+    with Server(program, *options) as server:
+        tables = f'{BUDGET}limit_usd = "1"\n[redis]\nurl = "{server.url}"\n[fleet]\nlearn_ms = 500\n{WAIT}'
+        one = await start_sidecar(tables.replace("[fleet]", 'password = "the-right-one"\n[fleet]'))
+        assert await spend(one, 3) == 3
+        events = (await one.ops.ListEvents(ops_pb2.ListEventsRequest(kind="health"))).events
+        assert any("throws keys away" in event.message and "allkeys-lru" in event.message for event in events)
+        wrong = await start_sidecar(tables.replace("[fleet]", 'password = "another"\n[fleet]'))
+        assert await outcome(wrong) == grpc.StatusCode.UNAVAILABLE
+        notices = (await wrong.ops.GetStatus(ops_pb2.GetStatusRequest())).notices
+        assert any("shared budgets: " in n and "refuses the user or the password" in n for n in notices)
+        assert "another" not in wrong.log
