@@ -19,7 +19,6 @@ from tests.sim.clock import VirtualLoop
 from tests.sim.deployment import draw
 from tests.sim.ledger import Killed
 from tests.sim.moments import begin_ns
-from tests.sim.operators import Operator
 from tests.sim.process import Process
 from tests.sim.providers import Scripted, Timeline
 from tests.sim.redis import Redis
@@ -96,7 +95,8 @@ class Fleet:
                 self.providers[spot] = Scripted(spot, Timeline(random, self.seconds), Random(random.random()), watch, self.loop)
         watch.is_within = self._check_together
         self.processes = [Process(self, number, folder, Random(random.random())) for number in range(many)]
-        self.crowd = Crowd(random, runs=0)
+        self.crowd = Crowd(random, runs=random.choice((0, 0.3)))
+        self.said = {}
         self.faults = []
         self.left = 0
         self.all_ended = asyncio.Event()
@@ -150,7 +150,7 @@ class Fleet:
             return
         often(3, self._kill, lambda: random.choice(self.processes), lambda: random.random() < 0.3, lambda: random.uniform(0.01, 3))
         often(2, self._fill_disk, lambda: random.choice(self.processes), lambda: random.uniform(0.1, 5))
-        often(6, self._operate, lambda: random.choice(self.processes), lambda: Random(random.random()))
+        often(6, self._operate, lambda: random.choice(self.processes), lambda: random.uniform(0, 0.04) if random.random() < 0.2 else None)
         if self.processes[0].engine.sharing is not None:
             often(2, self.redis.kill, lambda: random.uniform(0, 5))
             often(2, self.redis.cut, lambda: random.choice(self.processes).name, lambda: random.uniform(0, 5))
@@ -181,9 +181,12 @@ class Fleet:
         disk.is_full = True
         self.loop.call_later(for_s, setattr, disk, "is_full", False)
 
-    def _operate(self, process, random):
+    def _operate(self, process, killed_after_s):
         if process.up.is_set():
-            Operator(random, process.engine, process.scopes, self.crowd, self.watch).act()
+            process.operator.answered = lambda kind, name, at_ms: self.said.__setitem__((process.name, kind, name), at_ms)
+            process.operator.act()
+            if killed_after_s is not None:
+                self.loop.call_later(killed_after_s, self._kill, process, False, 1.0)
 
     def _arrive(self, caller, process):
         if not process.up.is_set():
@@ -264,6 +267,7 @@ class Fleet:
             if process.books.open or process.ledger.pending():
                 self.watch.broken(process.name, f"{process.ledger.pending()} reservations hold something")
             self._check_redis(process)
+            process.check_words()
         if self.postgres is not None:
             await asyncio.sleep(max(process._writes_every_s for process in self.processes) * 2 + 1)
         for process in self.processes:
@@ -277,7 +281,7 @@ class Fleet:
         """It was told all that this process has spent, once."""
         if process.engine.sharing is None:
             return
-        now_ns = self.wall_ns()
+        now_ns = process.wall_ns()
         for account, sums in process.books.accounts.items():
             if sums.span is None or not any(sums.used) or sums.ended(now_ns):
                 continue

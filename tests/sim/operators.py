@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
+from contextlib import suppress
 
-from sidecar.policies.budgets import Override
+from msgspec.json import encode
+
+from sidecar.errors import StoreFailed
+from sidecar.policies.budgets import Override, TopUp
+from tests.sim.deployment import TENANTS
 
 
 class Operator:
-    """At one process. Overrides are told to the scopes in the moment in which they come into force."""
+    """At one process; `spawn` begins what takes a moment. `said`: by process and matter, the time of the last word that was answered."""
 
-    def __init__(self, random, engine, scopes, crowd, watch):
+    def __init__(self, random, engine, crowd, watch, spawn):
         self._random = random
         self._engine = engine
-        self._scopes = scopes
         self._crowd = crowd
         self._watch = watch
+        self._spawn = spawn
+        self.answered = lambda kind, name, at_ms: None
 
     def act(self):
         """One deed."""
@@ -34,14 +39,18 @@ class Operator:
         limit = random.choice((0, used // 2, used + 1, used + 10_000_000, 10**12))
         own = random.choice((None, Override(limit, None, "refuse"), Override(limit, 10**9, "refuse"), Override(limit, None, "warn")))
         self._watch.note("operator", f"sets {account} to {own}")
-        asyncio.get_running_loop().create_task(self._keep(account, own))
+        self._spawn(self._say("budget", account, self._engine.budgets.override(account, own, self._now_ms())))
 
-    async def _keep(self, account, own):
-        await self._engine.budgets.override(account, own, self._engine.wall_ns() // 1_000_000)
-        if own is None:
-            self._scopes.overrides.pop(account, None)
-        else:
-            self._scopes.overrides[account] = (own.limit_nano_usd, own.limit_tokens, own.mode)
+    async def _say(self, kind, name, saying):
+        """As an RPC does; what it has answered must hold."""
+        with suppress(StoreFailed):
+            await saying
+            known = self._engine.budgets.words.known.get((kind, name))
+            if known is not None:
+                self.answered(kind, name, known[0])
+
+    def _now_ms(self):
+        return self._engine.wall_ns() // 1_000_000
 
     def _top_up(self):
         accounts = self._accounts()
@@ -53,20 +62,14 @@ class Operator:
             return
         more = int(10 ** self._random.uniform(5, 9))
         self._watch.note("operator", f"tops {account} up by {more} nano-USD")
-        self._engine.ledger.top_up(account, rule, more, self._random.choice((0, 1_000)), now_ns)
+        said = encode(TopUp(account, rule.window[1], more, self._random.choice((0, 1_000)))).decode()
+        name = f"top-up {self._random.random()}"
+        self._spawn(self._say("top_up", name, self._engine.budgets.words.say("top_up", name, said, self._now_ms())))
 
     def _freeze(self):
-        ledger = self._engine.ledger
-        frozen = sorted(ledger.books.frozen)
-        if frozen and self._random.random() < 0.7:
-            self._watch.note("operator", f"lets {frozen[0]} go")
-            ledger.unfreeze(frozen[0])
-            return
-        accounts = [name for name in self._accounts() if name.startswith("tenant:") and name.endswith(":day")]
-        if accounts:
-            account = self._random.choice(accounts)
-            self._watch.note("operator", f"freezes {account}")
-            ledger.freeze(account)
+        tenant, text = self._random.choice(TENANTS), self._random.choice(("yes", "", ""))
+        self._watch.note("operator", f"{'freezes' if text else 'lets go'} {tenant}")
+        self._spawn(self._say("frozen", tenant, self._engine.budgets.words.say("frozen", tenant, text, self._now_ms())))
 
     def _open_run(self):
         runs, plans = self._engine.budgets.runs, list(self._crowd.plans.values())
@@ -81,3 +84,4 @@ class Operator:
             run = self._random.choice(runs.listing())
             self._watch.note("operator", f"closes run {run.plan.run} of {run.plan.tenant}")
             runs.close(run, self._engine.ledger)
+            self._spawn(self._engine.budgets.keep_runs())

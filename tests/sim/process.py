@@ -7,12 +7,17 @@ import shutil
 from contextlib import suppress
 from random import Random
 
+from msgspec.json import decode
+
 from sidecar._core import Ledger, check_journal
-from sidecar.app import _keep_house, make_engine
+from sidecar.app import _keep_house, _keep_runs, make_engine
 from sidecar.errors import StoreFailed
+from sidecar.policies.budgets import TopUp
 from sidecar.store.usage_file import UsageFile
+from sidecar.word_upkeep import Hearing
 from tests.sim.books import Books
 from tests.sim.ledger import WatchedLedger
+from tests.sim.operators import Operator
 from tests.sim.scopes import Scopes
 
 _HEADER = 16  # bytes with which every file of a journal begins
@@ -47,9 +52,11 @@ class Process:
         self._random = random
         self._folder = folder / self.name
         self._lives = 0
+        self._is_again = self._is_set_back = False
         self._fsync = random.choice(("settle", "interval", "never"))
         # Small segments make snapshots, in a thread of their own, so that what lies where depends on more than the seed.
         self._segment_bytes = random.choice((67108864, 67108864, 8192))
+        self._wall_off_ns = random.choice((0, 0, -2, 2)) * 1_000_000_000
         self._writes_every_s = 10 ** random.uniform(-0.7, 0.7)
         self._folder.mkdir(parents=True)
 
@@ -62,6 +69,11 @@ class Process:
     def start(self):
         """With the journal as the last life has left it."""
         fleet = self.fleet
+        if self._is_again and not fleet.is_gentle:
+            by_s = self._random.choice((0, 0, -30, 30))
+            self._wall_off_ns += by_s * 1_000_000_000
+            self._is_set_back = self._is_set_back or by_s < 0
+        self._is_again = True
         real, found = Ledger.open(self.journal, fsync=self._fsync, interval_ms=1, segment_bytes=self._segment_bytes)
         if found and not self.lost_power:
             fleet.watch.broken(self.name, f"its journal was left with {found}")
@@ -76,32 +88,49 @@ class Process:
             fleet.log,
             ledger=ledger,
             clock_ns=fleet.loop.clock_ns,
-            wall_ns=fleet.wall_ns,
+            wall_ns=self.wall_ns,
             random=Random(self._random.random()).random,
         )
-        engine.budgets.restore(self._kept, self._keep, fleet.wall_ns() // 1_000_000)
+        self.scopes.follow(engine.budgets)
+        engine.budgets.restore(self._kept, self._keep, self.wall_ns() // 1_000_000)
+        ledger.follow(engine.budgets.runs)
         engine.providers.update(fleet.providers)
         self.usage = engine.usage
         self.usage._file = self.disk = Disk(self._folder)
         engine.meter.on_call = self._ended
-        self._chores = [fleet.loop.create_task(chore) for chore in (_keep_house(engine), self._keep_usage(), self._begin())]
+        chores = (_keep_house(engine), _keep_runs(engine), self._keep_usage(), self._begin())
+        self._chores = [fleet.loop.create_task(chore) for chore in chores]
+        self.operator = Operator(self._random, engine, fleet.crowd, fleet.watch, self._spawn)
         self.is_alive = True
         fleet.watch.note(self.name, f"starts; its journal has {real.journal().last} entries")
 
+    def _spawn(self, work):
+        self._chores.append(self.fleet.loop.create_task(work))
+
     async def _begin(self):
-        sharing, line = self.engine.sharing, self.fleet.redis.line(self.name)
-        if sharing is not None:
-            await sharing.begin(line, self.fleet.settings.fleet.learn_ms / 1000 + 2)
+        fleet, sharing = self.fleet, self.engine.sharing
+        if sharing is None:
+            self.up.set()
+            return
+        line, board = fleet.redis.line(self.name), fleet.redis.board(self.name)
+        await sharing.begin(line, fleet.settings.fleet.learn_ms / 1000 + 2)
+        self.engine.budgets.words.share = board.say
+        hearing = Hearing(self.engine, board)
+        with suppress(StoreFailed):
+            await hearing.look()
         self.up.set()
-        if sharing is not None:
-            await sharing.run(line)
+        self._spawn(hearing.run())
+        await sharing.run(line)
 
     async def _keep(self, changes):
+        """It is on the disk a moment before anybody knows."""
+        await asyncio.sleep(self._random.uniform(0, 0.02))
         for key, text in changes.items():
             if text is None:
                 self._kept.pop(key, None)
             else:
                 self._kept[key] = text
+        await asyncio.sleep(self._random.uniform(0, 0.02))
 
     def _compare_names(self, real):
         """It has no accounts and no frozen ones beside those of the books."""
@@ -122,6 +151,11 @@ class Process:
 
     def _ended(self, call, duration_s):
         self.usage.ended(call, duration_s)
+        self.ledger.runs.ended(call)
+
+    def wall_ns(self):
+        """Clocks of processes differ, and one may be set while its process is away."""
+        return self.fleet.wall_ns() + self._wall_off_ns
 
     def stop(self):
         """In order: everything is written."""
@@ -151,6 +185,7 @@ class Process:
             caller.gone_at = fleet.watch.now
             caller.task.cancel()
         lost = {record.id for record in (*self.usage._records, *self.usage._rows)}
+        self.usage._records.clear()  # which lead back to the providers, and are not tracked by the collector
         for caller in self.callers:
             caller.row_lost = caller.row_lost or caller.name in lost
         self.callers = []
@@ -198,6 +233,26 @@ class Process:
                         pass
 
     # --- what is left
+
+    def check_words(self):
+        """What operators were answered is kept, and the ledger has it."""
+        watch, budgets = self.fleet.watch, self.engine.budgets
+        for key, at_ms in self.fleet.said.items():
+            if (self.engine.sharing is not None or key[0] == self.name) and budgets.words.known.get(key[1:], (0,))[0] < at_ms:
+                watch.broken(self.name, f"it has forgotten what an operator said of {key[1:]}")
+        frozen = {name for (kind, name), (_, text) in budgets.words.known.items() if kind == "frozen" and text}
+        if {f"tenant:{name}:day" for name in frozen} != self.books.frozen:
+            watch.broken(self.name, f"operators have frozen {sorted(frozen)}, and the ledger {sorted(self.books.frozen)}")
+        added = {}
+        for (kind, _), (_, text) in budgets.words.known.items():
+            if kind == "top_up":
+                said = decode(text, type=TopUp)
+                added[said.account, said.ends_ns] = added.get((said.account, said.ends_ns), 0) + said.nano_usd
+        for account, sums in self.books.accounts.items():
+            more = added.get((account, sums.span[1]), 0) if sums.span is not None else 0
+            is_over = sums.span is None or sums.ended(self.wall_ns()) or self._is_set_back  # then it may have gone to a later window
+            if not is_over and sums.topped_up[0] != more:
+                watch.broken(self.name, f"{account} was topped up by {more} nano-USD, and the ledger has {sums.topped_up[0]}")
 
     def rows(self):
         """(id, nano-USD, tokens) of each row in its file, and the sum of its days' nano-USD."""

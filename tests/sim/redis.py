@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from sidecar.errors import StoreFailed
 from tests.leases.meeting import Place
 
 _PATIENCE_S = 1.0  # of a process for one answer
@@ -20,6 +21,11 @@ class Redis:
         self.is_up = True
         self.cut_off = set()
         self.place = Place("run1", *self._times)
+        self.words = {}
+        self.version = ""
+
+    def board(self, pod):
+        return Board(self, pod)
 
     def line(self, pod):
         return Line(self, pod)
@@ -42,7 +48,8 @@ class Redis:
 
     def remember(self):
         place = self.place
-        self._kept = ({key: dict(entries) for key, entries in place.accounts.items()}, place.epoch, dict(place.short))
+        accounts = {key: dict(entries) for key, entries in place.accounts.items()}
+        self._kept = (accounts, place.epoch, dict(place.short), dict(self.words), self.version)
 
     def kill(self, after_s):
         if not self.is_up:
@@ -56,9 +63,12 @@ class Redis:
         if memory == "all":
             self.place.accounts, self.place.epoch, self.place.short = before.accounts, before.epoch, before.short
         elif memory == "old" and self._kept is not None:
-            accounts, self.place.epoch, short = self._kept
+            accounts, self.place.epoch, short, words, self.version = self._kept
+            self.words = dict(words)
             self.place.accounts = {key: dict(entries) for key, entries in accounts.items()}
             self.place.short = dict(short)
+        else:
+            self.words, self.version = {}, ""
         self.is_up = True
 
     def cut(self, pod, for_s):
@@ -97,3 +107,44 @@ class Line:
 
     async def close(self):
         pass
+
+
+class Board:
+    """One process's way to what operators have said, as `store/shared_words.py` is."""
+
+    def __init__(self, redis, pod):
+        self._redis = redis
+        self._pod = pod
+
+    async def say(self, words):
+        await self._travel()
+        redis = self._redis
+        is_news = not redis.version
+        for key, word in words.items():
+            if key not in redis.words or redis.words[key][0] < word[0]:
+                redis.words[key] = word
+                is_news = True
+        if is_news:
+            redis.version = redis.fresh()
+        await self._travel()
+
+    async def version(self):
+        await self._travel()
+        found = self._redis.version
+        await self._travel()
+        return found
+
+    async def hear(self):
+        await self._travel()
+        found = dict(self._redis.words)
+        await self._travel()
+        return found
+
+    async def close(self):
+        pass
+
+    async def _travel(self):
+        try:
+            await self._redis.travel(self._pod)
+        except TimeoutError:
+            raise StoreFailed("redis does not answer") from None

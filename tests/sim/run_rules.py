@@ -18,6 +18,11 @@ class RunRules:
         self._used = defaultdict(lambda: [0, 0])  # tokens in and out, by run and agent; of calls in flight the most they may use
         self._flying = {}
         self._known = {}  # so that no other run has the same id
+        for run in runs.listing():  # of the process before
+            self._steps[id(run)] = run.steps
+            self._seen[id(run)] = set(run.seen)
+            for agent, tally in run.tallies.items():
+                self._used[id(run), agent] = [tally.input_tokens, tally.output_tokens]
 
     def wrong(self, call, accounts):
         """A call is held on these accounts. Sentences on what its run's plan says against it."""

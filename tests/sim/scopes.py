@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -25,7 +26,7 @@ class Scope:
 
 
 class Scopes:
-    """`overrides`: what operators have set, (nano-USD, tokens, mode) by account; whoever sets it there tells it here too."""
+    """`overrides`: what operators have set, (nano-USD, tokens, mode) by account."""
 
     def __init__(self, settings):
         limits = settings.limits
@@ -39,6 +40,20 @@ class Scopes:
         if self.plans:
             self.rows.append(Scope("plan_month", "plan", "", "month", limits.time_zone, (None, None), "refuse"))
         self.overrides = {}
+
+    def follow(self, budgets):
+        """Know what operators set at the moment in which it is put in force there."""
+        put = budgets.words.apply["budget"]
+
+        def heard(account, text):
+            if text:
+                own = json.loads(text)
+                self.overrides[account] = (own.get("limit_nano_usd"), own.get("limit_tokens"), own.get("mode", "refuse"))
+            else:
+                self.overrides.pop(account, None)
+            put(account, text)
+
+        budgets.words.apply["budget"] = heard
 
     def accounts(self, call):
         """By name: the row, its limits and its mode. Of plans of runs nothing is said here."""

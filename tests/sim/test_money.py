@@ -93,11 +93,11 @@ def an_account_is_left_out(patch):
 
 
 def what_operators_set_is_not_in_force(patch):
-    patch.setattr(Budgets, "_put", lambda budgets, row, account, own: None)
+    patch.setattr(Budgets, "_said", lambda budgets, account, text: None)
 
 
 def what_operators_set_is_forgotten(patch):
-    patch.setattr(Budgets, "restore", lambda budgets, kept, keep: setattr(budgets, "keep", keep))
+    patch.setattr(Budgets, "restore", lambda budgets, kept, keep, now_ms: setattr(budgets.words, "keep", keep))
 
 
 def the_reserve_of_a_run_is_ignored(patch):

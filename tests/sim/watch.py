@@ -79,6 +79,8 @@ class Watch(Notes):
     def reserved(self, caller, accounts):
         """The call has a reservation: its candidates' providers may be asked."""
         caller.holds += 1
+        if caller.call.max_nano_usd > self._settings.limits.call_halt_nano_usd:
+            self.broken(caller, f"it could cost {caller.call.max_nano_usd} nano-USD, more than one call may")
         for candidate in caller.call.candidates:
             self.turns[candidate.model.provider] += 1
 

@@ -8,8 +8,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from random import Random
 
-from msgspec.structs import replace
-
+from sidecar._core import Ledger
 from sidecar.app import _keep_house, make_engine
 from sidecar.billing import tokens
 from sidecar.call import Call, EmbedRequest
@@ -83,19 +82,25 @@ class World:
         self.settings, catalog, self.environ = draw(random)
         self.loop = VirtualLoop(Random(random.random()), coarse=random.random() < 0.5, hiccups=random.choice((0, 0, 0.01)))
         self.watch = watch = Watch(self.loop, self.settings)
-        self.seconds = random.uniform(3, 60)
+        self.seconds = random.uniform(3, random.choice((20, 60)))
         self.wall_offset_ns = begin_ns(random, self.seconds) - self.loop.now_ns
         log = Quiet("error")
         log.watch = watch
-        engine = make_engine(
-            self.settings, catalog, log, clock_ns=self.loop.clock_ns, wall_ns=self.wall_ns, random=Random(random.random()).random
-        )
         self.scopes = Scopes(self.settings)
-        self.ledger = WatchedLedger(engine.ledger, watch, self.scopes)
-        self.ledger.follow(engine.budgets.runs)
-        self.engine = watch.engine = replace(engine, ledger=self.ledger)
+        self.ledger = ledger = WatchedLedger(Ledger(), watch, self.scopes)
+        self.engine = watch.engine = engine = make_engine(
+            self.settings,
+            catalog,
+            log,
+            ledger=ledger,
+            clock_ns=self.loop.clock_ns,
+            wall_ns=self.wall_ns,
+            random=Random(random.random()).random,
+        )
+        self.scopes.follow(engine.budgets)
+        ledger.follow(engine.budgets.runs)
         self.crowd = Crowd(random, runs=random.choice((0, 0.1, 0.6)))
-        self.operator = Operator(random, self.engine, self.scopes, self.crowd, watch)
+        self.operator = Operator(random, engine, self.crowd, watch, self.loop.create_task)
         engine.breakers.on_change.append(watch.change)
         engine.meter.call = self._reported
         for name in ("openai", "anthropic", "google", "local"):
