@@ -64,6 +64,7 @@ from sidecar.policies.latencies import Latencies
 from sidecar.policies.models import Preferences, refusals
 from sidecar.policies.prompt_prefixes import PromptPrefixes
 from sidecar.policies.quotas import Quotas
+from sidecar.policies.reservations import Outputs
 from sidecar.policies.retries import Retries
 from sidecar.policies.runs import summary
 from sidecar.policies.sharing import Sharing
@@ -350,6 +351,7 @@ def make_engine(
         endpoints=Endpoints(set_aside),
         health=health,
         latencies=Latencies(),
+        outputs=Outputs(settings.limits.reserve_quantile),
         quotas=Quotas(),
         prefixes=PromptPrefixes(settings),
         admission=admission,

@@ -279,6 +279,7 @@ class Candidate(Struct, frozen=True):
     max_nano_usd: int
     fallback: bool
     endpoint: str = ""
+    writes: Literal["", "5m", "1h"] = ""  # for how long, at most, the prompt may be written to its provider's cache
 
     @property
     def target(self) -> str:
@@ -435,7 +436,7 @@ class Call:
         self.saved_nano_usd = 0
         # reserve
         self.reservation: int | None = None
-        self.max_nano_usd = 0
+        self.max_nano_usd = 0  # what is held: the most that it can cost or, with `limits.reserve_quantile`, mostly costs
         self.max_tokens = 0
         # attempt
         self.begun: float | None = None  # when the first try began

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sidecar.policies.models import Preferences
     from sidecar.policies.prompt_prefixes import PromptPrefixes
     from sidecar.policies.quotas import Quotas
+    from sidecar.policies.reservations import Outputs
     from sidecar.policies.retries import Retries
     from sidecar.policies.sharing import Sharing
     from sidecar.providers import Provider
@@ -57,6 +58,7 @@ class Engine(Struct, frozen=True):
     endpoints: Endpoints
     health: Health
     latencies: Latencies
+    outputs: Outputs
     quotas: Quotas
     prefixes: PromptPrefixes
     admission: Admission

@@ -487,6 +487,12 @@ class Limits(Struct, frozen=True):
     A call that cost more than `call_log_usd` is logged, than `call_notify_usd` an alert (of each tenant and node one per cool-down), than
     `call_throttle_usd` sends its tenant's calls of that node to the cheap model of [tiers] for a while; one that could cost more than
     `call_halt_usd` is refused before anybody is asked.
+
+    A call holds the most it can cost until it ends. Where that keeps out callers whose answers are mostly short, `reserve_quantile = 0.99`
+    holds its input in full and of its output what 99 of 100 of the last 1,000 answers of its node and model came within, never more than
+    its own limit: as soon as enough are known (100; for 0.999: 999) of the model, else of all that answer for the node. Then a limit may be
+    overshot: of N calls in flight at most about (1 - q) N cost more than they hold, each by at most (its output limit - the quantile) times
+    the output price, as far as answers are like those before them. What they cost is posted in full, and counted as an overrun.
     """
 
     tenant_day_nano_usd: NanoUsd = field(default=NanoUsd(30_000_000_000), name="tenant_day_usd")
@@ -499,6 +505,7 @@ class Limits(Struct, frozen=True):
     call_halt_nano_usd: NanoUsd = field(default=NanoUsd(10_000_000_000), name="call_halt_usd")
     call_notify_every_ms: Milliseconds = 300_000
     call_throttle_ms: Milliseconds = 60_000
+    reserve_quantile: Annotated[float, Meta(ge=0.5, le=0.999)] | None = None  # None: the most
     run_idle_hours: Annotated[int, Meta(ge=1, le=8_760)] = 24  # a run with a plan is closed after so long without a call
     tenant_requests_per_minute: Count | None = None  # None: not limited
     tenant_tokens_per_minute: Count | None = None

@@ -55,6 +55,7 @@ def choose(engine: Engine, call: Call) -> None:
             skipped.append(Skipped(model.id, too_long))
             continue
         tokens, estimated, most = size.tokens, size.estimated, _most_output(engine, call, model, size)
+        writes = _writes(engine, call, model, tokens)
         candidate = Candidate(
             model,
             provider,
@@ -62,8 +63,9 @@ def choose(engine: Engine, call: Call) -> None:
             tokens,
             estimated,
             most,
-            model.prices.most(tokens, most, images(call) if model.prices.image else 0, writes=_writes(engine, call, model, tokens)),
+            model.prices.most(tokens, most, images(call) if model.prices.image else 0, writes=writes),
             fallback=choice.fallback,
+            writes=writes,
         )
         if candidate.max_nano_usd > most_nano_usd:
             too_dear = candidate

@@ -1,8 +1,9 @@
-"""Hold the most the call could cost, on every account at once."""
+"""Hold the most the call could cost, or what it mostly costs, on every account at once."""
 
 from __future__ import annotations
 
 from sidecar._core import Denial
+from sidecar.billing import images
 from sidecar.call import Call
 from sidecar.engine import Engine
 from sidecar.errors import BudgetExceeded, StoreFailed
@@ -25,8 +26,7 @@ async def reserve(engine: Engine, call: Call) -> None:
     if engine.ledger.degraded:
         _go_on_or_refuse(engine, call)
     budgets, ledger, sharing = engine.budgets, engine.ledger, engine.sharing
-    call.max_nano_usd = max(c.max_nano_usd for c in call.candidates)
-    call.max_tokens = max(c.input_tokens + c.max_output_tokens for c in call.candidates)
+    call.max_nano_usd, call.max_tokens = _wanted(engine, call)
     for turn in range(_TURNS):
         now_ns = engine.wall_ns()
         run = budgets.runs.of(call, now_ns) if call.run else None
@@ -55,6 +55,18 @@ async def reserve(engine: Engine, call: Call) -> None:
         budgets.runs.let_in(run, call, held.id, now_ns)
     for account in held.warnings:
         engine.meter.budget(*budgets.reached(account, ledger.balance(account, now_ns), now_ns))
+
+
+def _wanted(engine: Engine, call: Call) -> tuple[int, int]:
+    """Nano-USD and tokens to hold: of each unit what its dearest candidate costs at most or, with `limits.reserve_quantile`, mostly."""
+    nano_usd = tokens = 0
+    for candidate in call.candidates:
+        output, most = engine.outputs.held(call, candidate), candidate.max_nano_usd
+        if output < candidate.max_output_tokens:
+            prices = candidate.model.prices
+            most = prices.most(candidate.input_tokens, output, images(call) if prices.image else 0, writes=candidate.writes)
+        nano_usd, tokens = max(nano_usd, most), max(tokens, candidate.input_tokens + output)
+    return nano_usd, tokens
 
 
 def _short(engine: Engine, sharing: Sharing, denial: Denial, now_ns: int) -> BudgetExceeded | StoreFailed:

@@ -31,6 +31,7 @@ def settle(engine: Engine, call: Call) -> None:
     elif isinstance(call.error, BudgetExceeded) and call.error.account == "call" and engine.dear_calls.halted(call, engine.clock_ns()):
         engine.meter.halted(call, call.error)
     engine.meter.call(call)
+    engine.outputs.saw(call)
     remember(engine, call)
     engine.health.saw(call, engine.clock_ns())
 
