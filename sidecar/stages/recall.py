@@ -39,8 +39,9 @@ async def recall(engine: Engine, call: Call) -> bool:
         await give(engine, call, found, exact(found))
         return True
     if not rule.must:
-        told = await engine.flights.join(key.digest)
-        if isinstance(told, Landed) and _will_do(engine, call, told.found):
+        while isinstance(told := await engine.flights.join(key.digest), Landed):
+            if not _will_do(engine, call, told.found):
+                continue  # it was invalidated meanwhile, and one of those who waited asks anew
             if told.how.kind == "semantic" and engine.similar.judge is not None:
                 found, how = told.found, told.how
                 engine.similar.judge.gave(call, Likely(found.entry, found.age_ns, True, how.similarity, how.score, ""))
