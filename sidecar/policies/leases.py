@@ -151,8 +151,10 @@ class Leases:
                 self._due[ask.account] = None
             elif entry is not None and entry.end_ns == ask.end_ns and entry.sequence == ask.sequence:
                 self._adopt(entry, ask, answer, sent_ns, now_ns)
+        wanted = {ask.account for ask in asks if ask.need != NEITHER}  # calls wait here as well for what has just come
         for name, end_ns in reply.short:
-            self._give_back(name, end_ns)
+            if name not in wanted:
+                self._give_back(name, end_ns)
         return is_another
 
     def failed(self, asks: Sequence[Ask]) -> None:

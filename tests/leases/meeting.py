@@ -89,6 +89,11 @@ class Place:
         assert self.epoch is not None
         return max(min(seen_ms, now_ms), self.epoch[2]) + self.lease_ms > now_ms
 
+    def set_aside_without_lease(self, key: Key, pod: bytes) -> Both:
+        """What it keeps for a pod that is dead."""
+        entry = self.accounts.get(key, {}).get(pod)
+        return (0, 0) if entry is None else (_numbers(entry)[4], _numbers(entry)[7])
+
     def set_aside(self, key: Key, pod: bytes, now_ms: int) -> Both:
         """What it keeps for one pod."""
         entry = self.accounts.get(key, {}).get(pod)

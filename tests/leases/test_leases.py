@@ -114,3 +114,20 @@ def test_the_same_rule_is_handed_out_again_until_something_changes():
     assert pod.leased((("day", DAY),))[0] is pod.leased((("day", DAY),))[0]
     tomorrow = Rule(limit_nano_usd=1000, window=(END_NS, 2 * END_NS))
     assert pod.leased((("day", tomorrow),))[0][1].window == (END_NS, 2 * END_NS)
+
+
+# --- a pod that is gone ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_lease_of_a_pod_that_is_gone_comes_back_but_for_what_it_held():
+    place = Place("one", 10_000, 0)
+
+    def said(sequence: int, held: int, have: int, want: int) -> Ask:
+        return Ask("a", END_NS, sequence, 0, 1, (1_000, -1), (0, 0), (held, 0), (have, 0), (want, 0), (want, 0), (want, 0))
+
+    (gone,) = place.exchange(b"gone", "e", [said(1, 100, 100, 700)], 0).answers
+    assert gone.lease == (700, 0)
+    (early,) = place.exchange(b"other", "e", [said(1, 0, 0, 900)], 9_999).answers
+    assert early.lease == (0, 0)
+    (late,) = place.exchange(b"other", "e", [said(2, 0, 0, 900)], 10_000).answers
+    assert late.lease == (900, 0)  # 100 were held by its calls in flight, and may have been spent

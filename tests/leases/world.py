@@ -426,10 +426,31 @@ class World:
                 self.start(pod)
         for settle in list(self.open):
             settle()
-        self.end_ns = self.now_ns + (LEASE_MS + LEARN_MS) * MS
+        self.let_pass(LEASE_MS + LEARN_MS)
+        self.all_is_told()
+        if not self.outcome.breaks:
+            self.all_can_be_had()
+
+    def let_pass(self, ms: int) -> None:
+        self.end_ns = self.now_ns + ms * MS
         while self._events and self._events[0][0] < self.end_ns:
             self.now_ns, _, event = heapq.heappop(self._events)
             event()
+
+    def all_can_be_had(self) -> None:
+        """What nobody has used one pod can have, whoever has leased it."""
+        account, pod = ACCOUNTS[0], self.random.choice(self.pods)
+        taken = sum(max(self.place.set_aside_without_lease((account, END_NS), p.name)[0], p.used[account][0]) for p in self.pods)
+        left, before = self.limits[0] - taken, self.outcome.admitted
+        self.is_over = False
+        for _ in range(10):
+            if left > 0 and self.outcome.admitted == before:
+                self.reserve(pod, (account,), (left, 0), self.now_ns + WAIT_NS)
+                self.let_pass(1000)
+        if left > 0 and self.outcome.admitted == before:
+            self.outcome.breaks.append(f"{left} of {self.limits[0]} in {account} stayed out of {pod.name.decode()}'s reach")
+
+    def all_is_told(self) -> None:
         for pod in self.pods:
             for account in ACCOUNTS:
                 entry = self.place.accounts.get((account, END_NS), {}).get(pod.name)
