@@ -23,6 +23,12 @@ pub use veto::NAMES as VETOES;
 /// Equal but for spacing and punctuation between words.
 const REPEAT: f64 = 0.999;
 
+/// Reads the lexicon and the trees, which the first analysis would else wait for: some 20 ms, once.
+pub fn load() {
+    lexicon::lexicon();
+    trees::trees();
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
     /// 0 where something refuses, 1 for identical texts.
@@ -49,7 +55,7 @@ pub fn compare(asked: &Analysis, stored: &Analysis, cosine: Option<f32>) -> Verd
     if let Some(score) = repeat(asked, stored) {
         return done(score, "", vec![if score == 1.0 { "identical".into() } else { "a repeat, but for spaces and punctuation".into() }]);
     }
-    if let Some((name, detail)) = veto::before(asked, stored).or_else(|| veto::after(asked, stored, &alignment)) {
+    if let Some((name, detail)) = veto::before(asked, stored, true).or_else(|| veto::after(asked, stored, &alignment, true)) {
         return done(0.0, name, vec![detail]);
     }
     let trees = trees::trees();
@@ -62,11 +68,11 @@ fn judge(asked: &Analysis, stored: &Analysis) -> (f64, &'static str) {
     if let Some(score) = repeat(asked, stored) {
         return (score, "");
     }
-    if let Some((name, _)) = veto::before(asked, stored) {
+    if let Some((name, _)) = veto::before(asked, stored, false) {
         return (0.0, name);
     }
     let alignment = align::align(asked, stored);
-    if let Some((name, _)) = veto::after(asked, stored, &alignment) {
+    if let Some((name, _)) = veto::after(asked, stored, &alignment, false) {
         return (0.0, name);
     }
     (trees::trees().score(&features::features(asked, stored, &alignment, None)), "")
@@ -75,7 +81,7 @@ fn judge(asked: &Analysis, stored: &Analysis) -> (f64, &'static str) {
 /// What refuses without a look at the words, if they are no repeat of each other.
 fn refused_at_once(asked: &Analysis, stored: &Analysis) -> Option<&'static str> {
     let (asked, stored) = ordered(asked, stored);
-    if repeat(asked, stored).is_some() { None } else { veto::before(asked, stored).map(|found| found.0) }
+    if repeat(asked, stored).is_some() { None } else { veto::before(asked, stored, false).map(|found| found.0) }
 }
 
 /// One order for both directions, so that the verdict is symmetric.

@@ -214,7 +214,7 @@ impl Builder {
             && let Some(asked) = items.iter_mut().find(|item| item.gone && item.marks & HANGUL == 0)
         {
             // "How much is" is about a price, as "what does it cost" is.
-            (asked.text, asked.gone) = ("cost".into(), false);
+            (asked.text, asked.gone) = ("howmuch".into(), false);
         }
         items.retain(|item| !item.gone);
         for item in &mut items {
@@ -431,7 +431,7 @@ fn asks_alone(items: &[Item], at: usize, kind: u16) -> bool {
         || opens
         || items[at].clause && before_verb
         || last
-        || at > 0 && items[at - 1].gone
+        || at > 0 && items[at - 1].gone && kind & (question::CORE | question::WHAT | question::WHICH) != 0
 }
 
 /// What follows "from" and "to" is marked as a Korean particle marks it.

@@ -81,6 +81,18 @@ fn features(analysis: &Analysis) -> impl Iterator<Item = (u64, f32)> {
     words.chain(trigrams).chain(std::iter::once((analysis.letters_only, 2.0)))
 }
 
+/// The distance within which at least `pool` entries are, or all.
+fn furthest(distances: &[u32], bits: usize, pool: usize) -> u32 {
+    let mut histogram = vec![0_u32; bits + 1];
+    distances.iter().for_each(|&distance| histogram[distance as usize] += 1);
+    let mut within = 0;
+    let found = histogram.iter().position(|&count| {
+        within += count as usize;
+        within >= pool
+    });
+    found.unwrap_or(bits) as u32
+}
+
 impl PromptIndex {
     /// `capacity` is at least 1 entry.
     pub fn new(capacity: usize) -> PromptIndex {
@@ -153,8 +165,10 @@ impl PromptIndex {
     pub fn candidates(&mut self, partition: &str, asked: &Prepared, most: usize) -> Vec<Candidate> {
         let Some(rows) = self.partitions.get(partition) else { return Vec::new() };
         self.sketcher.distances(&asked.sketch, &rows.sketches, &mut self.distances);
-        let mut order: Vec<(u32, u32)> = self.distances.iter().enumerate().map(|(row, &distance)| (distance, row as u32)).collect();
         let pool = most * POOL_PER_CANDIDATE;
+        let furthest = furthest(&self.distances, self.sketcher.bits(), pool);
+        let near = self.distances.iter().enumerate().filter(|&(_, &distance)| distance <= furthest);
+        let mut order: Vec<(u32, u32)> = near.map(|(row, &distance)| (distance, row as u32)).collect();
         if order.len() > pool {
             order.select_nth_unstable(pool - 1);
             order.truncate(pool);

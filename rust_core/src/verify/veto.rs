@@ -2,7 +2,7 @@
 
 use super::align::{Alignment, Level, apart};
 use super::analysis::{Analysis, FROM, NAME, NEGATED, SUBJECT, Script, TO, Term, VALUE};
-use super::lexicon::{MODIFIER, RELATION, question};
+use super::lexicon::{MODIFIER, RELATION, lexicon, question};
 use super::values::{Unit, Value};
 
 /// All names, in the order in which they are looked for.
@@ -29,28 +29,35 @@ pub const NAMES: [&str; 17] = [
 /// A veto and what it saw, in short.
 pub type Found = (&'static str, String);
 
+/// Whoever only wants the name pays for no words.
+fn say(explain: bool, words: impl FnOnce() -> String) -> String {
+    if explain { words() } else { String::new() }
+}
+
 /// What can be told before words are aligned.
-pub fn before(a: &Analysis, b: &Analysis) -> Option<Found> {
+pub fn before(a: &Analysis, b: &Analysis, explain: bool) -> Option<Found> {
     if a.long || b.long {
-        return Some(("length", "long texts are the same only if they are identical".into()));
+        return Some(("length", say(explain, || "long texts are the same only if they are identical".into())));
     }
     if a.script != b.script {
-        return Some(("language", format!("{:?} | {:?}", a.script, b.script)));
+        return Some(("language", say(explain, || format!("{:?} | {:?}", a.script, b.script))));
     }
     if a.exact != b.exact {
-        return Some(("code", format!("{} | {} codes or symbols, not the same", a.exact.len(), b.exact.len())));
+        return Some(("code", say(explain, || format!("{} | {} codes or symbols, not the same", a.exact.len(), b.exact.len()))));
     }
     if !a.quotes.is_empty() && !b.quotes.is_empty() && a.quotes != b.quotes {
-        return Some(("quotation", "quoted texts differ".into()));
+        return Some(("quotation", say(explain, || "quoted texts differ".into())));
     }
-    values(&a.values, &b.values)
-        .or_else(|| (a.negations % 2 != b.negations % 2).then(|| ("negation", format!("{} | {} times", a.negations, b.negations))))
-        .or_else(|| person(a, b))
-        .or_else(|| questions(a, b))
+    values(&a.values, &b.values, explain)
+        .or_else(|| {
+            (a.negations % 2 != b.negations % 2).then(|| ("negation", say(explain, || format!("{} | {} times", a.negations, b.negations))))
+        })
+        .or_else(|| person(a, b, explain))
+        .or_else(|| questions(a, b, explain))
 }
 
 /// Every value needs its equal on the other side.
-fn values(a: &[Value], b: &[Value]) -> Option<Found> {
+fn values(a: &[Value], b: &[Value], explain: bool) -> Option<Found> {
     let alone = |own: &[Value], others: &[Value]| -> Vec<Value> {
         own.iter().filter(|value| !others.iter().any(|other| equal(value, other))).copied().collect()
     };
@@ -74,12 +81,14 @@ fn values(a: &[Value], b: &[Value]) -> Option<Found> {
     };
     Some((
         name,
-        format!(
-            "{} {:?} | {}",
-            found.number,
-            found.unit,
-            others.iter().map(|other| format!("{} {:?}", other.number, other.unit)).collect::<Vec<_>>().join(", ")
-        ),
+        say(explain, || {
+            format!(
+                "{} {:?} | {}",
+                found.number,
+                found.unit,
+                others.iter().map(|other| format!("{} {:?}", other.number, other.unit)).collect::<Vec<_>>().join(", ")
+            )
+        }),
     ))
 }
 
@@ -92,14 +101,14 @@ fn equal(a: &Value, b: &Value) -> bool {
 }
 
 /// I and we, he and she; you is who is asked.
-fn person(a: &Analysis, b: &Analysis) -> Option<Found> {
+fn person(a: &Analysis, b: &Analysis, explain: bool) -> Option<Found> {
     let (ours, theirs) = (a.persons & !4, b.persons & !4);
     let differ = |ours: u8, theirs: u8| ours & theirs == 0 && ours != 0 && theirs != 0;
     let us = (ours ^ theirs) & 2 != 0 && ours & theirs & 1 != 0;
-    (differ(ours, theirs) || us).then(|| ("person", format!("{ours:#b} | {theirs:#b}")))
+    (differ(ours, theirs) || us).then(|| ("person", say(explain, || format!("{ours:#b} | {theirs:#b}"))))
 }
 
-fn questions(a: &Analysis, b: &Analysis) -> Option<Found> {
+fn questions(a: &Analysis, b: &Analysis, explain: bool) -> Option<Found> {
     use question::{CAN, CORE, COUNT, HOW, MODAL, PRICE, REQUEST, SHOW, WHAT, WHETHER, WHICH, WHO};
     // Who did it, and which of them did.
     let which = |questions: u16, other: u16| if questions & WHO != 0 && other & WHICH != 0 { questions & !WHO } else { questions };
@@ -115,7 +124,7 @@ fn questions(a: &Analysis, b: &Analysis) -> Option<Found> {
     let how = only_one(HOW) && other_than(HOW) & (REQUEST | SHOW | CAN) == 0 && other_than(HOW) & (WHETHER | WHAT | WHICH) != 0;
     let can = only_one(CAN) && other_than(CAN) & (SHOW | REQUEST | WHAT | WHICH) != 0 && other_than(CAN) & MODAL == 0;
     let differ = disjoint(CORE) || disjoint(MODAL) || one_sided || how || can;
-    differ.then(|| ("question", format!("{} | {}", names(a.questions), names(b.questions))))
+    differ.then(|| ("question", say(explain, || format!("{} | {}", names(a.questions), names(b.questions)))))
 }
 
 fn names(questions: u16) -> String {
@@ -124,7 +133,7 @@ fn names(questions: u16) -> String {
 }
 
 /// What the words say.
-pub fn after(a: &Analysis, b: &Analysis, alignment: &Alignment) -> Option<Found> {
+pub fn after(a: &Analysis, b: &Analysis, alignment: &Alignment, explain: bool) -> Option<Found> {
     let word = |analysis: &Analysis, at: u8| analysis.stem(&analysis.terms[at as usize]).to_owned();
     let [left_a, left_b] = &alignment.left;
     for &i in &alignment.alone[0] {
@@ -134,16 +143,21 @@ pub fn after(a: &Analysis, b: &Analysis, alignment: &Alignment) -> Option<Found>
             // Relations are opposites only in front of the same word: under 20 hours, over 20 hours.
             let followed = !relations || alignment.pairs.iter().any(|pair| pair.0 == i + 1 && pair.1 == j + 1);
             if followed && apart(ours, theirs) {
-                return Some((if relations { "direction" } else { "antonym" }, format!("{} | {}", word(a, i), word(b, j))));
+                return Some((
+                    if relations { "direction" } else { "antonym" },
+                    say(explain, || format!("{} | {}", word(a, i), word(b, j))),
+                ));
             }
         }
     }
-    if let Some(found) = direction(a, b, alignment).or_else(|| negated(a, b, alignment)).or_else(|| bounds(a, b, alignment)) {
+    if let Some(found) =
+        direction(a, b, alignment, explain).or_else(|| negated(a, b, alignment, explain)).or_else(|| bounds(a, b, alignment, explain))
+    {
         return Some(found);
     }
     let is = |analysis: &Analysis, at: u8, mark: u16| analysis.terms[at as usize].marks & mark != 0;
     let all = |analysis: &Analysis, left: &[u8]| left.iter().map(|&at| word(analysis, at)).collect::<Vec<_>>().join(", ");
-    let detail = || format!("{} | {}", all(a, left_a), all(b, left_b));
+    let detail = || say(explain, || format!("{} | {}", all(a, left_a), all(b, left_b)));
     let name_of = |analysis: &Analysis, left: &[u8]| left.iter().any(|&at| is(analysis, at, NAME));
     if name_of(a, left_a) || name_of(b, left_b) {
         return Some(("name", detail()));
@@ -152,19 +166,22 @@ pub fn after(a: &Analysis, b: &Analysis, alignment: &Alignment) -> Option<Found>
     if modifier(a, left_a) || modifier(b, left_b) {
         return Some(("modifier", detail()));
     }
-    if !left_a.is_empty() && !left_b.is_empty() || left_a.len().max(left_b.len()) > 1 {
+    // "Cancel" for "request": of a word that has an opposite, a word that says little may take the place.
+    let opposite = |analysis: &Analysis, left: &[u8]| left.iter().any(|&at| lexicon().has_sides(analysis.terms[at as usize].hash));
+    let replaced = opposite(a, left_a) && alignment.light[1] > 0 || opposite(b, left_b) && alignment.light[0] > 0;
+    if replaced || !left_a.is_empty() && !left_b.is_empty() || left_a.len().max(left_b.len()) > 1 {
         return Some(("words", detail()));
     }
     None
 }
 
 /// From A to B and from B to A; A beat B and B beat A; 2024 into 2025 and 2025 into 2024.
-fn direction(a: &Analysis, b: &Analysis, alignment: &Alignment) -> Option<Found> {
+fn direction(a: &Analysis, b: &Analysis, alignment: &Alignment, explain: bool) -> Option<Found> {
     let pairs = &alignment.pairs;
     for (at, &(i, x, _)) in pairs.iter().enumerate() {
         let (here, there) = (a.terms[i as usize].marks, b.terms[x as usize].marks);
         if here & FROM != 0 && there & (FROM | TO) == TO || here & (FROM | TO) == TO && there & FROM != 0 {
-            return Some(("direction", format!("from or to {}", a.stem(&a.terms[i as usize]))));
+            return Some(("direction", say(explain, || format!("from or to {}", a.stem(&a.terms[i as usize])))));
         }
         for &(j, y, _) in &pairs[at + 1..] {
             let (first, second) = (&a.terms[i as usize], &a.terms[j as usize]);
@@ -172,7 +189,7 @@ fn direction(a: &Analysis, b: &Analysis, alignment: &Alignment) -> Option<Found>
                 continue;
             }
             if roles_swap(first, second, &b.terms[x as usize], &b.terms[y as usize]) || y < x && exchanged(pairs, (i, x), (j, y)) {
-                return Some(("direction", format!("{} … {}", a.stem(first), a.stem(second))));
+                return Some(("direction", say(explain, || format!("{} … {}", a.stem(first), a.stem(second)))));
             }
         }
     }
@@ -180,7 +197,7 @@ fn direction(a: &Analysis, b: &Analysis, alignment: &Alignment) -> Option<Found>
 }
 
 /// This instead of that, and that instead of this.
-fn negated(a: &Analysis, b: &Analysis, alignment: &Alignment) -> Option<Found> {
+fn negated(a: &Analysis, b: &Analysis, alignment: &Alignment, explain: bool) -> Option<Found> {
     let only = |here: bool| {
         alignment.pairs.iter().find(|pair| {
             let (ours, theirs) = (a.terms[pair.0 as usize].marks & NEGATED, b.terms[pair.1 as usize].marks & NEGATED);
@@ -188,11 +205,11 @@ fn negated(a: &Analysis, b: &Analysis, alignment: &Alignment) -> Option<Found> {
         })
     };
     let (ours, theirs) = (only(true)?, only(false)?);
-    Some(("negation", format!("not {} | not {}", a.stem(&a.terms[ours.0 as usize]), b.stem(&b.terms[theirs.1 as usize]))))
+    Some(("negation", say(explain, || format!("not {} | not {}", a.stem(&a.terms[ours.0 as usize]), b.stem(&b.terms[theirs.1 as usize])))))
 }
 
 /// Before, after, under, outside and their like on one side only.
-fn bounds(a: &Analysis, b: &Analysis, alignment: &Alignment) -> Option<Found> {
+fn bounds(a: &Analysis, b: &Analysis, alignment: &Alignment, explain: bool) -> Option<Found> {
     const ALWAYS: [&str; 4] = ["before", "after", "outside", "until"];
     // Under a law, over the past year: bounds only in front of a number.
     const OF_NUMBERS: [&str; 4] = ["under", "below", "above", "over"];
@@ -204,7 +221,7 @@ fn bounds(a: &Analysis, b: &Analysis, alignment: &Alignment) -> Option<Found> {
         };
         alignment.alone[side].iter().find(bounds).map(|&at| analysis.stem(&analysis.terms[usize::from(at)]))
     });
-    found.map(|word| ("direction", format!("{word} on one side")))
+    found.map(|word| ("direction", say(explain, || format!("{word} on one side"))))
 }
 
 /// 에서 and 로, 이 and the rest, change places.
