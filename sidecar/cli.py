@@ -1,4 +1,4 @@
-"""The command line: `sidecar serve`, `check`, `ask`, `alerts`, `cache`, `journal`, `usage`, `version`.
+"""The command line: `sidecar serve`, `check`, `ask`, `alerts`, `cache`, `journal`, `prices`, `usage`, `version`.
 
 Slow imports are made by the command that needs them.
 """
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sidecar import VERSION
-from sidecar.commands import cache, usage
+from sidecar.commands import cache, prices, usage
 from sidecar.errors import SettingsError
 
 
@@ -57,6 +57,8 @@ def _run(arguments: argparse.Namespace) -> int:
         from sidecar.commands.check import check
 
         return check(file, os.environ, datetime.now(UTC).date(), live=arguments.live, as_json=arguments.json)
+    if arguments.command == "prices":
+        return prices.prices(arguments, file, os.environ, datetime.now(UTC).date())
     if arguments.command == "journal":
         from sidecar.commands.journal import journal
         from sidecar.settings import load
@@ -100,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
 
     usage.add_parser(commands)
     cache.add_parser(commands)
+    prices.add_parser(commands)
 
     commands.add_parser("version", help="print the version")
     return parser

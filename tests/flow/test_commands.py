@@ -129,3 +129,17 @@ async def test_unknown_command():
     status, _, err = await sidecar_command("dance")
     assert status == 2
     assert "Traceback" not in err
+
+
+async def test_prices_are_shown_and_compared(tmp_path):
+    settings = tmp_path / "settings.toml"
+    settings.write_text('[models.gpt-4o]\ninput = "5.00"\n')
+    status, out, err = await sidecar_command("prices", "--json", "gpt-4o-mini", environ={"SIDECAR_SETTINGS": str(settings)})
+    assert (status, json.loads(out)["prices"][0]["input"]) == (0, 150_000)
+    assert "Traceback" not in err
+    status, out, _ = await sidecar_command("prices", "--compare", "--settings", str(settings))
+    assert status == 1
+    assert "gpt-4o  input            -  5.00    2.50  2.000" in out
+    status, _, err = await sidecar_command("prices", "gpt-5o")
+    assert status == 2
+    assert "gpt-4o" in err
