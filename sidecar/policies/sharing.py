@@ -16,6 +16,7 @@ from sidecar.shares import Ask, Both, Reply
 _LOOK_S = 0.1  # between two looks at what calls have used
 _WORD_NS = 1_000_000_000  # however quiet it is, others may need what is leased here, or have forgotten all
 _PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0)  # after a failure; the learning of a forgetful server takes longer than the last
+_AHEAD_NS = (0, 60_000_000_000, 3_600_000_000_000, 86_400_000_000_000)  # a clock put back: the journal's window may not have begun yet
 _LISTED_AT_ONCE = 1_000
 _KEEP_MS = 86_400_000
 
@@ -178,7 +179,8 @@ class Sharing:
         """Some accounts with a window in which something was spent; there may be a million, so the next only when these have been told."""
         now_ns, some = self._wall_ns(), list[tuple[str, int]]()
         for name in self._untold[-_LISTED_AT_ONCE:]:
-            balance = self._ledger.balance(name, now_ns)
+            found = (self._ledger.balance(name, now_ns + ahead_ns) for ahead_ns in _AHEAD_NS)
+            balance = next((one for one in found if one is not None), None)
             if balance is not None and balance.resets_at_ns is not None and (balance.used_nano_usd or balance.used_tokens):
                 some.append((name, balance.resets_at_ns))
         del self._untold[-_LISTED_AT_ONCE:]

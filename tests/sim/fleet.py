@@ -97,6 +97,7 @@ class Fleet:
         self.processes = [Process(self, number, folder, Random(random.random())) for number in range(many)]
         self.crowd = Crowd(random, runs=random.choice((0, 0.3)))
         self.said = {}
+        self.restarting = set()
         self.faults = []
         self.left = 0
         self.all_ended = asyncio.Event()
@@ -149,6 +150,7 @@ class Fleet:
         if self.is_gentle:
             return
         often(3, self._kill, lambda: random.choice(self.processes), lambda: random.random() < 0.3, lambda: random.uniform(0.01, 3))
+        often(1, self._restart, lambda: random.choice(self.processes), lambda: random.uniform(0.01, 3))
         often(2, self._fill_disk, lambda: random.choice(self.processes), lambda: random.uniform(0.1, 5))
         often(6, self._operate, lambda: random.choice(self.processes), lambda: random.uniform(0, 0.04) if random.random() < 0.2 else None)
         if self.processes[0].engine.sharing is not None:
@@ -175,6 +177,11 @@ class Fleet:
         if process.is_alive:
             process.kill(power=power)
             self.loop.call_later(away_s, process.start)
+
+    def _restart(self, process, away_s):
+        if process.up.is_set():
+            self.restarting.add(task := self.loop.create_task(process.restart(away_s)))
+            task.add_done_callback(self.restarting.discard)
 
     def _fill_disk(self, process, for_s):
         disk = process.disk

@@ -11,7 +11,7 @@ from msgspec.json import decode
 
 from sidecar._core import Ledger, check_journal
 from sidecar.app import _keep_house, _keep_runs, make_engine
-from sidecar.errors import StoreFailed
+from sidecar.errors import Draining, StoreFailed
 from sidecar.policies.budgets import TopUp
 from sidecar.store.usage_file import UsageFile
 from sidecar.word_upkeep import Hearing
@@ -169,6 +169,27 @@ class Process:
         self.disk.close()
         if not self.ledger.close():
             self.fleet.watch.broken(self.name, "its journal could not be written to its end")
+
+    async def restart(self, away_s):
+        """An orderly end: calls in flight are ended, leases go back; and a beginning."""
+        self.is_alive = False
+        self.up.clear()
+        self.fleet.watch.note(self.name, "is stopped")
+        flying = [caller for caller in self.callers if caller.done_at is None]
+        for caller in flying:
+            caller.call.aborted = Draining("the process stops")
+            caller.task.cancel()
+        if flying:
+            await asyncio.wait([caller.task for caller in flying])
+        for chore in self._chores:
+            chore.cancel()
+        if self.engine.sharing is not None:
+            await self.engine.sharing.end(self.fleet.redis.line(self.name))
+        self.stop()
+        self.callers = []
+        self.books.reopen(self.books.last)
+        await asyncio.sleep(away_s)
+        self.start()
 
     def kill(self, *, power: bool):
         """Not another word. Without power what the disk had not taken is gone as well: the journal ends at any byte."""

@@ -184,6 +184,15 @@ def test_what_holds_without_redis_is_each_accounts_own():
     assert [its.lease_nano_usd for _, its in leased] == [250, 0, 0]
 
 
+async def test_a_process_whose_clock_was_put_back_tells_what_its_journal_has_of_a_window_that_has_not_begun():
+    ledger, place, day = Ledger(), Near(), rule()
+    held = ledger.reserve([("a", day)], 400, 1, HOUR_NS, time.time_ns())
+    ledger.post(held.id, 400, 1, time.time_ns())
+    before_ns = day.window[0] - 30_000_000_000
+    async with running(Sharing(Fleet(), ledger, time.monotonic_ns, lambda: before_ns), place):
+        await until(lambda: len(place.place.accounts) == 1 and place.entry("a")[1] == 400)
+
+
 async def test_of_many_accounts_a_few_are_told_at_a_time():
     ledger, place, many = Ledger(), Near(learn_ms=1_000), 2_500
     day = rule()
