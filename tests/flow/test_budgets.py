@@ -275,6 +275,38 @@ async def test_what_calls_in_flight_hold_is_listed_and_given_back(sidecar, upstr
     assert (found.pending_nano_usd, found.pending_tokens) == (0, 0)
 
 
+async def test_short_answers_let_more_callers_in_and_a_long_one_is_an_overrun(start_own, upstream):
+    """Of 2,000 tokens the most, 1,000 for each answer, fits once; what 99 of 100 answers came within fits ten times."""
+    sidecar = await start_own("[limits]\nreserve_quantile = 0.99\ntenant_day_tokens = 3_800\n" + model_row("brief", "compatible"))
+    hold = {"max_output_tokens": 1_000, "service": "rag", "node": "answer", "model": "brief"}
+    upstream.on("brief", Say())
+    for _ in range(100):  # 18 tokens each
+        await sidecar.llm.Generate(ask(**hold))
+    explained = await sidecar.ops.Explain(ops_pb2.ExplainRequest(generate=ask(**hold)))
+    (candidate,) = explained.candidates
+    assert candidate.max_output_tokens == 1_000
+    most = candidate.max_cost.nano_usd
+    assert most > 1_000 * 4_000  # a dry run tells the most
+    gate = asyncio.Event()
+    upstream.on("brief", *[Say(gate=gate)] * 9, Say(gate=gate, tokens=Tokens(output=500)))
+    calls = [asyncio.ensure_future(sidecar.llm.Generate(ask(**hold), timeout=30)) for _ in range(10)]
+    while (listed := await sidecar.ops.ListReservations(bpb.ListReservationsRequest(tenant="acme"))).total < 10:
+        await asyncio.sleep(0.01)
+        assert not any(call.done() for call in calls)
+    assert {held.tokens for held in listed.reservations} == {candidate.input_tokens + 7}
+    assert all(held.nano_usd < most / 10 for held in listed.reservations)
+    gate.set()
+    replies = await asyncio.gather(*calls)
+    await sidecar.until_idle()
+    found = await balance(sidecar)
+    assert sorted(reply.usage.output_tokens for reply in replies) == [7] * 9 + [500]
+    assert (found.used_tokens, found.pending_tokens, found.pending_nano_usd) == (109 * 18 + 511, 0, 0)
+    assert found.used_nano_usd == 100 * COST + sum(reply.cost.nano_usd for reply in replies)
+    assert (await sidecar.metrics())("llm_budget_overrun_total") == 1
+    own = await failed(sidecar.llm.Generate(ask(**hold | {"node": "other", "max_output_tokens": 1_400})))  # nothing is known of that node
+    assert (own.code, own.reason) == EXHAUSTED
+
+
 async def test_dear_calls_are_told_of_throttled_and_halted(start_own, upstream):
     sidecar = await start_own(
         '[limits]\ncall_log_usd = "0.00001"\ncall_notify_usd = "0.001"\ncall_throttle_usd = "0.002"\ncall_halt_usd = "0.1"\n'
