@@ -37,7 +37,7 @@ class _Lengths:
 
 
 class Outputs:
-    """What the last 1,000 whole answers of each node and model put out, in tokens, reasoning too; kept only where `quantile` is set.
+    """What the last 1,000 answers of each node and model put out, in tokens, reasoning too; kept only where `quantile` is set.
 
     Of n answers and the next one each is as likely to be the longest, so the next is longer than the r-th of n with a chance of at most
     (n + 1 - r) / (n + 1): r = ceil(q (n + 1)) makes that at most 1 - q, whatever the lengths' distribution. Where that needs more answers
@@ -63,13 +63,15 @@ class Outputs:
         return most
 
     def saw(self, call: Call) -> None:
-        """The call has ended: its whole answers count. One that broke off says nothing of how long it would have been."""
+        """The call has ended. Answers that broke off count as long as they were, since that is what they cost: without them the long
+        ones, which deadlines cut first, would be missing. Who never began to answer says nothing, and who lost a race neither.
+        """
         if self._quantile is None:
             return
         for tried in call.attempts:
-            if tried.outcome != "ok" or not tried.candidate.max_output_tokens:
-                continue
             tokens = min((tried.usage.output_tokens or 0) + (tried.usage.reasoning_tokens or 0), _MOST_TOKENS)
+            if not tried.candidate.max_output_tokens or tried.outcome == "HEDGED" or (not tokens and tried.outcome != "ok"):
+                continue
             for model in (tried.candidate.model.id, _ALL):
                 self._add((call.service, call.node_name, model), tokens)
 

@@ -87,11 +87,21 @@ def test_a_calls_own_limit_is_the_most():
     assert held(outputs, most=0) == 0  # vectors
 
 
-def test_reasoning_is_output_and_what_broke_off_says_nothing():
+def test_what_broke_off_counts_as_it_was_billed_and_who_never_answered_does_not():
     outputs = Outputs(0.5)
     for _ in range(100):
-        outputs.saw(ended(1, outcome="STREAM_CUT"))
+        outputs.saw(ended(0, outcome="PROVIDER_UNAVAILABLE"))
+        outputs.saw(ended(3, outcome="HEDGED"))
     assert held(outputs) == MOST
+    for _ in range(50):
+        outputs.saw(ended(0))
+        outputs.saw(ended(40, outcome="STREAM_CUT"))
+        outputs.saw(ended(60, outcome="INTERRUPTED"))
+    assert held(outputs) == 40
+
+
+def test_reasoning_is_output():
+    outputs = Outputs(0.5)
     for _ in range(100):
         outputs.saw(ended(5, reasoning=300))
     assert held(outputs) == 305
