@@ -91,8 +91,14 @@ async def connect_budgets(engine: Engine) -> SharedBudgets | None:
         now_ns = engine.wall_ns()
         engine.meter.budget(*engine.budgets.reached(account, engine.ledger.balance(account, now_ns), now_ns, total))
 
+    def lost(account: str, more: Both) -> None:
+        what = f"{more[0] / 1e9:.9f} USD and {more[1]} tokens"
+        message = f"the journal has lost {what} of account {account}: Redis knows that this pod has spent them, and they count"
+        engine.meter.event("journal", message, "error", account=account)
+
     sharing.tell = tell
     sharing.reached = reached
+    sharing.lost = lost
     up = Gauge("llm_shared_budgets_up", "Whether pods share budgets now: 1; 0: Redis is away or learns.", registry=registry)
     up.set_function(lambda: float(sharing.leases.state == "up"))
     waits = Gauge("llm_shared_budget_waits", "Calls that waited for Redis because this pod's lease was too small.", registry=registry)

@@ -58,6 +58,7 @@ class Leases:
         self._next_report_ns = 0
         self._epoch = ""
         self.state: State = "away"
+        self.lost: list[tuple[str, Both]] = []  # what the others know this pod to have spent, and its journal does not
         self.reached: list[tuple[str, Both]] = []  # accounts at their warning threshold by what all pods have spent together
         self.untaught: list[tuple[str, int, tuple[tuple[bytes, bytes], ...]]] = []  # what others should be told of others
 
@@ -331,7 +332,10 @@ class Leases:
 
     def _adopt(self, entry: Entry, ask: Ask, answer: Answer, sent_ns: int, now_ns: int) -> None:
         entry.known, entry.answered_ns, entry.heard = ask.sequence, sent_ns, True
-        entry.base = each(lambda unit: entry.base[unit] + max(0, answer.used[unit] - ask.used[unit]))
+        lost = each(lambda unit: max(0, answer.used[unit] - ask.used[unit]))
+        if lost != NEITHER:
+            entry.base = plus(entry.base, lost)
+            self.lost.append((entry.account, lost))
         entry.have, entry.total, entry.taken, entry.others = answer.lease, answer.total, answer.taken, answer.others
         if not entry.warned and entry.is_at_threshold(ask.limit):
             entry.warned = True

@@ -62,9 +62,9 @@ class Sharing:
         self._is_idle = True
         self._is_up: bool | None = None
         self.tell: Callable[[str], None] = lambda problem: None  # told once for each change what is wrong, "" if nothing is
-        self.reached: Callable[[str, Both], None] = lambda account, total: (
-            None
-        )  # told of accounts at their threshold, by all pods' spending
+        # Told of accounts at their warning threshold by what all pods have spent, and of what this pod's journal has lost of an account.
+        self.reached: Callable[[str, Both], None] = lambda account, total: None
+        self.lost: Callable[[str, Both], None] = lambda account, more: None
         self.calls = 0  # that were held without waiting, and such that had to wait
         self.waits = 0
 
@@ -168,6 +168,9 @@ class Sharing:
         reached, self.leases.reached = self.leases.reached, []
         for account, total in reached:
             self.reached(account, total)
+        lost, self.leases.lost = self.leases.lost, []
+        for account, more in lost:
+            self.lost(account, more)
         if forgotten:
             self._untold = self._ledger.names()
         while self._untold and not self.leases.is_behind():

@@ -177,6 +177,22 @@ async def test_a_clock_that_is_put_back_hides_nothing_that_was_spent():
     assert place.entry("a")[1:] == [900, 900]
 
 
+async def test_what_the_journal_has_lost_counts_and_is_told():
+    ledger, place, day, lost = Ledger(), Near(), rule(1_000), list[tuple[str, tuple[int, int]]]()
+    one, _ = sharing(ledger)
+    one.lost = lambda account, more: lost.append((account, more))
+    assert day.window is not None
+    before = Ask("a", day.window[1], 1, 0, 60_000, (1_000, -1), (600, 6), (600, 6), (600, 6), (600, 6), (0, 0), (0, 0))
+    place.place.exchange(b"pod", "", [before], time.time_ns() // 1_000_000)
+    async with running(one, place):
+        assert isinstance(await reserve(one, ledger, (("a", day),), 500), Denial)
+        held = await reserve(one, ledger, (("a", day),), 400)
+        assert isinstance(held, Reservation)
+        ledger.post(held.id, 300, 1, time.time_ns())
+        await until(lambda: place.entry("a")[1:] == [900, 900])
+    assert lost == [("a", (600, 6))]
+
+
 def test_what_holds_without_redis_is_each_accounts_own():
     wanted = {"a": "share", "b": "refuse"}
     one = Sharing(Fleet(pods=4), Ledger(), time.monotonic_ns, time.time_ns, wanted.get)
