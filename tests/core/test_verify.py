@@ -11,8 +11,13 @@ import pytest
 
 from sidecar._core import Candidate, PromptIndex, compare
 
-LINES = (Path(__file__).parent / "tables/verify.txt").read_text("utf-8").splitlines()
-CASES = [line.split(" | ") for line in LINES if line and not line.startswith("#")]
+
+def rows(name: str) -> list[list[str]]:
+    lines = (Path(__file__).parent / "tables" / name).read_text("utf-8").splitlines()
+    return [line.split(" | ") for line in lines if line and not line.startswith("#")]
+
+
+CASES = rows("verify.txt")
 
 
 @pytest.mark.parametrize(("expected", "asked", "stored"), CASES)
@@ -20,6 +25,11 @@ def test_each_line_of_the_table(expected: str, asked: str, stored: str) -> None:
     for verdict in (compare(asked, stored), compare(stored, asked)):
         assert (verdict.veto or "same") == expected, verdict
         assert (verdict.score == 0) == bool(verdict.veto)
+
+
+def test_prompts_of_other_subjects() -> None:
+    wrong = [row for row in rows("verify_subjects.txt") if (compare(row[1], row[2]).score >= 0.95) != (row[0] == "same")]
+    assert wrong == []
 
 
 def test_a_verdict_explains_itself() -> None:

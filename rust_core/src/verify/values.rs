@@ -756,6 +756,7 @@ fn korean_number(tokens: &mut [Token], at: usize, first: f64) -> (Value, usize) 
             && factor >= 1e4
         {
             part = digits(&tokens[at + 1].text);
+            tokens[at].text.clear();
             at += 2;
             continue;
         }
@@ -766,6 +767,9 @@ fn korean_number(tokens: &mut [Token], at: usize, first: f64) -> (Value, usize) 
             Some(rest.to_owned())
         };
         if let Some((unit, scale, length)) = ahead.as_deref().and_then(unit_ahead) {
+            if spaced {
+                tokens[at].text.clear();
+            }
             let at = at + usize::from(spaced);
             tokens[at].text = ahead.unwrap_or_default()[length..].to_owned();
             let years = unit == Unit::Months && scale == 12.0 && (1900.0..2200.0).contains(&(total + part));

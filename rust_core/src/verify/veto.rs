@@ -166,10 +166,17 @@ pub fn after(a: &Analysis, b: &Analysis, alignment: &Alignment, explain: bool) -
     if modifier(a, left_a) || modifier(b, left_b) {
         return Some(("modifier", detail()));
     }
+    // One word more in three is another question, however well the others match.
+    let share = |analysis: &Analysis, left: &[u8]| {
+        let weigh = |terms: &mut dyn Iterator<Item = &Term>| terms.map(|term| u32::from(term.weight)).sum::<u32>();
+        let all = weigh(&mut analysis.terms.iter().filter(|term| term.flags & RELATION == 0));
+        10 * weigh(&mut left.iter().map(|&at| &analysis.terms[at as usize])) >= 3 * all.max(1)
+    };
+    let much = !left_a.is_empty() && share(a, left_a) || !left_b.is_empty() && share(b, left_b);
     // "Cancel" for "request": of a word that has an opposite, a word that says little may take the place.
     let opposite = |analysis: &Analysis, left: &[u8]| left.iter().any(|&at| lexicon().has_sides(analysis.terms[at as usize].hash));
     let replaced = opposite(a, left_a) && alignment.light[1] > 0 || opposite(b, left_b) && alignment.light[0] > 0;
-    if replaced || !left_a.is_empty() && !left_b.is_empty() || left_a.len().max(left_b.len()) > 1 {
+    if much || replaced || !left_a.is_empty() && !left_b.is_empty() || left_a.len().max(left_b.len()) > 1 {
         return Some(("words", detail()));
     }
     None
@@ -188,7 +195,10 @@ fn direction(a: &Analysis, b: &Analysis, alignment: &Alignment, explain: bool) -
             if i == j || x == y || a.terms[i as usize].hash == a.terms[j as usize].hash {
                 continue;
             }
-            if roles_swap(first, second, &b.terms[x as usize], &b.terms[y as usize]) || y < x && exchanged(pairs, (i, x), (j, y)) {
+            if roles_swap(first, second, &b.terms[x as usize], &b.terms[y as usize])
+                || y < x && exchanged(pairs, (i, x), (j, y))
+                || neighbours_exchanged(a, pairs, (i, x), (j, y))
+            {
                 return Some(("direction", say(explain, || format!("{} … {}", a.stem(first), a.stem(second)))));
             }
         }
@@ -226,12 +236,28 @@ fn bounds(a: &Analysis, b: &Analysis, alignment: &Alignment, explain: bool) -> O
 
 /// 에서 and 로, 이 and the rest, change places.
 fn roles_swap(first: &Term, second: &Term, first_there: &Term, second_there: &Term) -> bool {
-    let role = |term: &Term| term.marks & (FROM | TO | SUBJECT);
-    role(first) != 0
-        && role(second) != 0
-        && role(first) != role(second)
-        && role(first) == role(second_there)
-        && role(second) == role(first_there)
+    let role = |term: &Term, roles: u16| term.marks & roles;
+    let swap = |roles: u16| {
+        role(first, roles) != role(second, roles)
+            && role(first, roles) == role(second_there, roles)
+            && role(second, roles) == role(first_there, roles)
+    };
+    // 은 and 는 mark what a sentence is about, so a subject that has no partner with a role of its own says nothing.
+    // "From Q2" and "from the second quarter" mark two parts of one thing.
+    let values = (first.marks | second.marks) & VALUE != 0;
+    !values && swap(FROM | TO) || swap(FROM | TO | SUBJECT) && [first, second].iter().all(|term| role(term, FROM | TO | SUBJECT) != 0)
+}
+
+/// Neighbours that changed places: mostly a date or a compound, but not behind a verb of exchange, and not where it is asked who did it.
+fn neighbours_exchanged(a: &Analysis, pairs: &[(u8, u8, Level)], (i, x): (u8, u8), (j, y): (u8, u8)) -> bool {
+    const EXCHANGES: [&str; 9] = ["replace", "swap", "exchange", "substitute", "trade", "change", "convert", "turn", "switch"];
+    if i.abs_diff(j) != 1 || x.abs_diff(y) != 1 || y > x {
+        return false;
+    }
+    let (first, second) = (&a.terms[i as usize], &a.terms[j as usize]);
+    let who = a.questions & question::WHO != 0 && (first.marks | second.marks) & NAME != 0;
+    let verb = i.min(j).checked_sub(1).filter(|&at| pairs.iter().any(|pair| pair.0 == at && Some(pair.1) == x.min(y).checked_sub(1)));
+    who || verb.is_some_and(|at| EXCHANGES.contains(&a.stem(&a.terms[at as usize])))
 }
 
 /// Each stands where the other stood: beside the same word, on the same side of it.
