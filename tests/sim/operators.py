@@ -20,6 +20,7 @@ class Operator:
         self._crowd = crowd
         self._watch = watch
         self._spawn = spawn
+        self.changed = set()  # accounts whose limits they have changed
         self.answered = lambda kind, name, at_ms: None
 
     def act(self):
@@ -39,6 +40,7 @@ class Operator:
         limit = random.choice((0, used // 2, used + 1, used + 10_000_000, 10**12))
         own = random.choice((None, Override(limit, None, "refuse"), Override(limit, 10**9, "refuse"), Override(limit, None, "warn")))
         self._watch.note("operator", f"sets {account} to {own}")
+        self.changed.add(account)
         self._spawn(self._say("budget", account, self._engine.budgets.override(account, own, self._now_ms())))
 
     async def _say(self, kind, name, saying):
@@ -62,6 +64,7 @@ class Operator:
             return
         more = int(10 ** self._random.uniform(5, 9))
         self._watch.note("operator", f"tops {account} up by {more} nano-USD")
+        self.changed.add(account)
         said = encode(TopUp(account, rule.window[1], more, self._random.choice((0, 1_000)))).decode()
         name = f"top-up {self._random.random()}"
         self._spawn(self._say("top_up", name, self._engine.budgets.words.say("top_up", name, said, self._now_ms())))

@@ -133,6 +133,16 @@ def redis_is_not_told_what_the_journal_has(patch):
     patch.setattr(Leases, "learn", lambda leases, accounts: None)
 
 
+def each_refusal_is_told(patch):
+    used_up = Budgets._used_up
+
+    def again(budgets, *what):
+        budgets._told.clear()
+        return used_up(budgets, *what)
+
+    patch.setattr(Budgets, "_used_up", again)
+
+
 def alone(seed):
     return World(seed).play()
 
@@ -153,6 +163,7 @@ BROKEN = {
     optional_agents_take_what_others_need: (alone, "others' who matter more"),
     steps_are_not_counted: (alone, "which may make"),
     a_lease_counts_twice: (play_fleet, "all processes together"),
+    each_refusal_is_told: (alone, "operators are told again of"),
     redis_is_not_told_what_the_journal_has: (play_fleet, "and Redis was told"),
 }
 

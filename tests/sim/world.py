@@ -102,12 +102,14 @@ class World:
         self.crowd = Crowd(random, runs=random.choice((0, 0.1, 0.6)))
         self.operator = Operator(random, engine, self.crowd, watch, self.loop.create_task)
         engine.breakers.on_change.append(watch.change)
+        engine.meter.on_event.append(self._told)
         engine.meter.call = self._reported
         for name in ("openai", "anthropic", "google", "local"):
             endpoints = [f"{name}#{endpoint}" for endpoint in self.settings.providers[name].endpoints]
             for spot in (name, *endpoints):
                 script = Timeline(random, self.seconds)
                 engine.providers[spot] = Scripted(spot, script, Random(random.random()), watch, self.loop)
+        self.told = set()
         self.left = 0
         self.all_ended = asyncio.Event()
         self.faults: list[str] = []
@@ -118,6 +120,15 @@ class World:
     def _reported(self, call: Call) -> None:
         CURRENT.get().reported += 1
         self.ledger.runs.ended(call)
+
+    def _told(self, event) -> None:
+        """Of an account operators hear once for each threshold and window, unless they have changed it meanwhile."""
+        if event.kind != "budget" or event.facts["account"].endswith((":plan", ":plan-first")):
+            return
+        what = tuple(event.facts[name] for name in ("account", "threshold", "window"))
+        if what in self.told and event.facts["account"] not in self.operator.changed:
+            self.watch.broken("world", f"operators are told again of {what}")
+        self.told.add(what)
 
     # --- the run
 
