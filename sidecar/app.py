@@ -53,7 +53,9 @@ from sidecar.policies.retries import Retries
 from sidecar.policies.runs import summary
 from sidecar.policies.sharing import Sharing
 from sidecar.providers import Provider
-from sidecar.settings import Limits, ProviderSettings, Redis, Settings
+from sidecar.settings import Settings
+from sidecar.settings.operation import Limits, Redis
+from sidecar.settings.routing import ProviderSettings
 from sidecar.store.answers import Answers
 from sidecar.store.audit import Audit
 from sidecar.store.budget_file import BudgetFile

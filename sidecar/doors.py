@@ -27,7 +27,7 @@ from sidecar.edge.probes import application
 from sidecar.edge.rpc import LLMService
 from sidecar.edge.tls import BadCertificate, Certificates
 from sidecar.engine import Engine
-from sidecar.settings import Server
+from sidecar.settings.doors import Server
 from sidecar.v1 import llm_pb2, llm_pb2_grpc, ops_pb2, ops_pb2_grpc
 
 LAST_WORDS_S = 2.0  # for calls that were ended at the end of the grace period to tell their callers

@@ -14,9 +14,10 @@ from sidecar.catalog.facts import Model, Node, Prices, Profile
 from sidecar.catalog.lookup import OPEN_KINDS, UNLISTED_CONTEXT_TOKENS, UNLISTED_OUTPUT_TOKENS, USUAL, Catalog
 from sidecar.catalog.pricing import estimated, half_priced, prices_of, unpriced
 from sidecar.errors import SettingsError, UnknownModel
-from sidecar.settings import ModelRow, NodeRow, Settings
+from sidecar.settings import Settings
 from sidecar.settings.caching import NodeCache
 from sidecar.settings.reading import Source, nearest, read, shown
+from sidecar.settings.routing import ModelRow, NodeRow
 
 Row = TypeVar("Row", ModelRow, NodeRow)
 Reference = tuple[str, str, str, bool]  # model as written, who names it, where that is written, is it an embedding model

@@ -7,8 +7,8 @@ from msgspec.structs import replace
 from sidecar.call import Feature
 from sidecar.catalog.facts import Model, Node, Prices, Profile
 from sidecar.errors import UnknownModel
-from sidecar.settings import ProviderSettings
 from sidecar.settings.reading import nearest, shown
+from sidecar.settings.routing import ProviderSettings
 from sidecar.settings.variables import ALIASES
 
 # Servers whose models no catalogue can list: any name is taken, with the defaults of `_unlisted`.

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from sidecar.catalog.facts import Model, Prices
 from sidecar.catalog.lookup import OPEN_KINDS, Catalog
-from sidecar.settings import ModelRow, OverRow, Settings
+from sidecar.settings import Settings
+from sidecar.settings.routing import ModelRow, OverRow
 
 
 def half_priced(row: ModelRow, *, is_open: bool, only_embeds: bool) -> str:

@@ -11,7 +11,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from sidecar.edge.http_errors import SERVER, BadHttp, failure_of
 from sidecar.edge.tls import Certificates
-from sidecar.settings import Http
+from sidecar.settings.doors import Http
 
 _HANDSHAKE_S = 10.0  # of TLS, before there is a connection that could be counted
 _BACKLOG = 1024

@@ -8,7 +8,7 @@ from hashlib import sha256
 from sidecar.call import Caller
 from sidecar.edge.arrivals import CALLER
 from sidecar.errors import NotAllowed, Unauthenticated
-from sidecar.settings import Auth, Token
+from sidecar.settings.doors import Auth, Token
 
 _HOW = "send it as `authorization: Bearer TOKEN`"
 

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from sidecar.edge.http_errors import StreamGone
 from sidecar.errors import SidecarError
-from sidecar.settings import Http
+from sidecar.settings.doors import Http
 
 # nginx buffers answers unless told not to; caches and proxies that rewrite must leave a stream alone.
 HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}

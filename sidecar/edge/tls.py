@@ -12,7 +12,7 @@ from typing import Any, Literal
 import grpc
 from msgspec import Struct
 
-from sidecar.settings import Tls
+from sidecar.settings.doors import Tls
 
 
 class BadCertificate(Exception):

@@ -9,7 +9,8 @@ from typing import Literal
 from msgspec import Struct
 
 from sidecar._core import Breaker, Refusal
-from sidecar.settings import Service, Settings
+from sidecar.settings import Settings
+from sidecar.settings.routing import Service
 
 _MOST = 1_000  # callers choose the names of models at open servers; the memory must not grow with them
 _MS = 1_000_000

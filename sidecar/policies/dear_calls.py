@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sidecar.call import Call
-from sidecar.settings import Limits
+from sidecar.settings.operation import Limits
 
 _MOST_REMEMBERED = 10_000  # tenants' nodes that are throttled or of which an alert has just been given
 

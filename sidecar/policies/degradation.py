@@ -11,8 +11,9 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from sidecar.settings import Degradation, Settings
+from sidecar.settings import Settings
 from sidecar.settings.reading import Source, read
+from sidecar.settings.routing import Degradation
 
 Language = Literal["en", "ko"]
 

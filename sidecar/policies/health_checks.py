@@ -8,7 +8,7 @@ from typing import Protocol
 
 from sidecar.errors import ProviderError, ProviderRateLimited
 from sidecar.policies.health import Health
-from sidecar.settings import Health as HealthSettings
+from sidecar.settings.operation import Health as HealthSettings
 
 
 class Checkable(Protocol):

@@ -25,6 +25,7 @@ REPORT_NS = 1_000_000_000
 _SPARE = 0.8  # of a lease's time this pod uses: clocks run at different speeds, and nobody looks all the time
 _PAUSE_NS = 250_000_000  # an account in which nothing was left is not asked about again for so long
 _KEEP_NS = 86_400_000_000_000  # after its window an account is remembered for another day, whatever the clocks of pods say
+_REPORTED_AT_ONCE = 200  # so that a thousand tenants' calls in flight do not stop the others' for long
 _ROOM_TURNS = 10  # reports after which room that was not used is given up
 
 State = Literal["away", "learning", "up"]
@@ -52,10 +53,9 @@ class Leases:
         self._entries: dict[str, Entry] = {}
         self._rules: dict[str, tuple[Rule, tuple[str, Rule]]] = {}  # as they were last handed out
         self._touched: set[str] = set()
-        self._unreported: set[str] = set()
+        self._unreported: OrderedDict[str, int] = OrderedDict()  # when each is to be reported, the soonest first
         self._due: OrderedDict[str, None] = OrderedDict()
         self._heard: OrderedDict[str, None] = OrderedDict()  # the longest unanswered first
-        self._next_report_ns = 0
         self._epoch = ""
         self.state: State = "away"
         self.lost: list[tuple[str, Both]] = []  # what the others know this pod to have spent, and its journal does not
@@ -112,12 +112,14 @@ class Leases:
         touched, self._touched = self._touched, set()
         for name in touched & self._entries.keys():
             self._look(self._entries[name], now_ns)
-            self._unreported.add(name)
-        if now_ns >= self._next_report_ns:
-            self._next_report_ns = now_ns + REPORT_NS
-            for name in self._unreported:
-                self._report(name)
-            self._unreported = {name for name in self._unreported if self._is_moving(name)}
+            self._unreported.setdefault(name, now_ns + REPORT_NS)
+        for _ in range(_REPORTED_AT_ONCE):
+            name, at_ns = next(iter(self._unreported.items()), ("", now_ns + 1))
+            if at_ns > now_ns:
+                break
+            del self._unreported[name]
+            if self._report(name):
+                self._unreported[name] = now_ns + REPORT_NS
         self._renew(now_ns)
         asks: list[Ask] = []
         while self._due and len(asks) < MOST_AT_ONCE:
@@ -183,7 +185,7 @@ class Leases:
             entry.room = NEITHER
             self._lower(entry, entry.sums(self._balance)[1])
             self._due[name] = None
-        self._due.update(dict.fromkeys(self._unreported | self._touched))
+        self._due.update(dict.fromkeys((*self._unreported, *self._touched)))
 
     # --- for operators
 
@@ -258,24 +260,19 @@ class Leases:
                 entry.room = each(lambda unit: min((1 + (left[unit] < entry.room[unit] // 8)) * entry.room[unit], LARGEST))
             self._due[entry.account] = None
 
-    def _report(self, name: str) -> None:
-        entry = self._entries.get(name)
-        if entry is None:
-            return
-        entry.turns += 1
-        if entry.turns >= _ROOM_TURNS:
-            entry.room = each(lambda unit: entry.room[unit] // 2 if entry.lowest[unit] > entry.room[unit] * 3 // 4 else entry.room[unit])
-            entry.lowest, entry.turns = (LARGEST, LARGEST), 0
-            _, held, _ = entry.sums(self._balance)
-            self._lower(entry, each(lambda unit: held[unit] + 2 * entry.room[unit]))
-        if entry.sums(self._balance)[:2] != entry.told:
-            self._due[name] = None
-
-    def _is_moving(self, name: str) -> bool:
+    def _report(self, name: str) -> bool:
+        """Say what was used, and give up room that was not. Returns whether calls still hold something: that will change."""
         entry = self._entries.get(name)
         if entry is None:
             return False
         used, held, _ = entry.sums(self._balance)
+        entry.turns += 1
+        if entry.turns >= _ROOM_TURNS:
+            entry.room = each(lambda unit: entry.room[unit] // 2 if entry.lowest[unit] > entry.room[unit] * 3 // 4 else entry.room[unit])
+            entry.lowest, entry.turns = (LARGEST, LARGEST), 0
+            self._lower(entry, each(lambda unit: held[unit] + 2 * entry.room[unit]))
+        if (used, held) != entry.told:
+            self._due[name] = None
         return used != held
 
     def _lapse(self, now_ns: int) -> None:
@@ -382,4 +379,4 @@ class Leases:
     def _forget(self, entry: Entry) -> None:
         for table in (self._entries, self._rules, self._heard):
             table.pop(entry.account, None)
-        self._unreported.discard(entry.account)
+        self._unreported.pop(entry.account, None)

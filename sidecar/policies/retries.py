@@ -27,8 +27,10 @@ from sidecar.errors import (
     SidecarError,
     StreamCut,
 )
-from sidecar.settings import FailureName, RetryRow, Settings
-from sidecar.settings import Retries as Rows
+from sidecar.settings import Settings
+from sidecar.settings.kinds import FailureName
+from sidecar.settings.routing import Retries as Rows
+from sidecar.settings.routing import RetryRow
 
 T = TypeVar("T")
 

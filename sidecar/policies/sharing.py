@@ -9,8 +9,8 @@ from typing import Protocol
 
 from sidecar._core import Ledger, Rule
 from sidecar.policies.leases import Leases
-from sidecar.settings import Fleet
 from sidecar.settings.budgets import WithoutRedis
+from sidecar.settings.operation import Fleet
 from sidecar.shares import Ask, Both, Reply
 
 _LOOK_S = 0.1  # between two looks at what calls have used

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from sidecar.call import Priority
 from sidecar.errors import Overloaded
-from sidecar.settings import Admission
+from sidecar.settings.operation import Admission
 
 _LOOK_MS = 50
 _LOOKS = 3  # in a row: a single hiccup, a collection of garbage or a pause of the whole machine, sheds nothing

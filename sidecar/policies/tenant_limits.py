@@ -9,7 +9,7 @@ from collections.abc import Callable
 from sidecar._core import Limiter
 from sidecar.errors import RateLimited
 from sidecar.policies.quotas import Standing, Unit
-from sidecar.settings import Limits
+from sidecar.settings.operation import Limits
 
 _MOST_TENANTS = 10_000  # callers choose their names; the memory must not grow with them
 _UNITS: tuple[Unit, Unit] = ("requests", "tokens")

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     import httpx2
     from anthropic import AsyncAnthropic
 
-    from sidecar.settings import ProviderSettings
+    from sidecar.settings.routing import ProviderSettings
 
 __all__ = ["FEATURES", "chunk", "connect", "embed_request", "failure", "reply", "request"]
 

@@ -20,7 +20,7 @@ from sidecar.providers.sse import Events
 from sidecar.providers.words import ContentFiltered
 
 if TYPE_CHECKING:
-    from sidecar.settings import ProviderSettings
+    from sidecar.settings.routing import ProviderSettings
 
 __all__ = ["connect", "embedding", "failure", "reader", "reply", "request", "vectors"]
 

@@ -22,7 +22,7 @@ from sidecar.errors import (
     ProviderRejected,
     ProviderUnavailable,
 )
-from sidecar.settings import ProviderSettings
+from sidecar.settings.routing import ProviderSettings
 
 FEATURES: frozenset[Feature] = frozenset({"generate", "embed", "system", "stop", "seed", "sampling", "dimensions"})
 

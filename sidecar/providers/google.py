@@ -30,7 +30,7 @@ from sidecar.providers.tool_calls import WholeCalls
 if TYPE_CHECKING:
     from google.genai import Client as Sdk
 
-    from sidecar.settings import ProviderSettings
+    from sidecar.settings.routing import ProviderSettings
 
 __all__ = ["FEATURES", "chunk", "connect", "embed_request", "failure", "reply", "request", "vectors"]
 

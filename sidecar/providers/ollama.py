@@ -51,7 +51,7 @@ from sidecar.providers.tool_calls import WholeCalls, made_id
 from sidecar.providers.words import by_words, wait_in_words_ms
 
 if TYPE_CHECKING:
-    from sidecar.settings import ProviderSettings
+    from sidecar.settings.routing import ProviderSettings
 
 # Not strict_schema: keywords that Ollama's grammar does not know are dropped without a word. Not tool_choice: no such field.
 FEATURES: Final[frozenset[Feature]] = frozenset(

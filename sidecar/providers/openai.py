@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from httpx2 import Response
     from openai import AsyncOpenAI
 
-    from sidecar.settings import ProviderSettings
+    from sidecar.settings.routing import ProviderSettings
 
     Send = Callable[[str, bytes | None, bool], Awaitable[Response]]  # path, body (None: a GET), is it a stream
 

@@ -14,7 +14,8 @@ from sidecar.settings.reading import nearest, shown
 from sidecar.settings.variables import ALIASES, KINDS
 
 if TYPE_CHECKING:
-    from sidecar.settings import ProviderSettings, Settings
+    from sidecar.settings import Settings
+    from sidecar.settings.routing import ProviderSettings
 
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|\[::1\]", re.IGNORECASE)
 _SOCKET_PATH_BYTES = 107  # sun_path of Linux, less its closing zero

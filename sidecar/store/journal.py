@@ -7,7 +7,8 @@ from pathlib import Path
 
 from sidecar._core import Ledger
 from sidecar.errors import StoreFailed
-from sidecar.settings import Journal, Settings
+from sidecar.settings import Settings
+from sidecar.settings.operation import Journal
 
 FOLDER = "journal"
 

@@ -16,7 +16,7 @@ import redis.asyncio as redis
 
 from sidecar._core import Denial, Ledger, Reservation, Rule
 from sidecar.policies.sharing import Sharing
-from sidecar.settings import Fleet
+from sidecar.settings.operation import Fleet
 from sidecar.store.shared_budgets import SharedBudgets
 from tests.fakes.servers import Server, programs
 

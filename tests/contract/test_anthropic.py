@@ -17,7 +17,7 @@ from sidecar.errors import ProviderError, ProviderGarbled, ProviderRejected, Pro
 from sidecar.providers import Provider
 from sidecar.providers import anthropic as ours
 from sidecar.providers.anthropic_wire import FINISHES
-from sidecar.settings import ProviderSettings
+from sidecar.settings.routing import ProviderSettings
 from tests.contract import golden
 from tests.contract.fake import Emitted, FakeProvider, Script
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from sidecar.call import Chunk, GenerateAsk, Message, Text
 from sidecar.errors import ProviderError, ProviderQuotaExhausted, StreamCut
 from sidecar.providers import Provider, anthropic, compatible, google, ollama, openai
-from sidecar.settings import ProviderSettings
+from sidecar.settings.routing import ProviderSettings
 from tests.contract.fake import Emitted, FakeProvider, Script
 
 SSE = "text/event-stream"

@@ -28,7 +28,7 @@ from sidecar.errors import (
 from sidecar.providers import Provider
 from sidecar.providers import google as ours
 from sidecar.providers.google_wire import FINISHES
-from sidecar.settings import ProviderSettings
+from sidecar.settings.routing import ProviderSettings
 from sidecar.v1 import llm_pb2 as pb
 from tests.contract import golden
 from tests.contract.fake import Emitted, FakeProvider, Script

@@ -20,7 +20,7 @@ from sidecar.errors import (
 from sidecar.providers import Provider
 from sidecar.providers import ollama as ours
 from sidecar.providers.tool_calls import WholeCalls
-from sidecar.settings import ProviderSettings
+from sidecar.settings.routing import ProviderSettings
 from tests.contract import golden
 from tests.contract.fake import Emitted, FakeProvider, Script
 

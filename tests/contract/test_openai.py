@@ -25,7 +25,7 @@ from sidecar.errors import (
     StreamCut,
 )
 from sidecar.providers import compatible, openai
-from sidecar.settings import ProviderSettings
+from sidecar.settings.routing import ProviderSettings
 from tests.contract import golden
 
 MODULES = {"openai": openai, "compatible": compatible}

@@ -23,7 +23,7 @@ from sidecar.errors import (
     StreamCut,
 )
 from sidecar.providers import Provider, compatible, openai
-from sidecar.settings import ProviderSettings
+from sidecar.settings.routing import ProviderSettings
 from tests.contract.fake import Emitted, FakeProvider, Script
 
 KEY = "a-key-of-our-own-7351"

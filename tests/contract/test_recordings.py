@@ -20,7 +20,7 @@ from sidecar.answer import Answer
 from sidecar.call import EmbedAsk, GenerateAsk, Message, Text, Usage
 from sidecar.errors import ProviderError
 from sidecar.providers import Provider, anthropic, google, ollama, openai
-from sidecar.settings import ProviderSettings
+from sidecar.settings.routing import ProviderSettings
 from tests.contract.fake import Emitted, FakeProvider, Script
 
 FOLDER = os.environ.get("LLM_RECORDINGS", "")

@@ -11,7 +11,7 @@ from math import inf
 from sidecar.billing import tokens
 from sidecar.call import EmbedRequest, Start
 from sidecar.catalog import Model
-from sidecar.settings import Service
+from sidecar.settings.routing import Service
 from tests.sim.seen import CURRENT, GRACE_S, Notes, One
 from tests.sim.silence import too_impatient, too_patient, was_hurried
 

@@ -261,7 +261,7 @@ def test_whatever_the_environment_says_there_is_no_other_error(environ: dict[str
 
 
 def test_every_provider_kind_has_a_default_in_its_own_words() -> None:
-    from sidecar.settings import Kind
+    from sidecar.settings.kinds import Kind
     from sidecar.settings.variables import KINDS
 
     assert get_args(Kind) == KINDS

@@ -14,7 +14,7 @@ from aiohttp import web
 from sidecar.edge.http_errors import StreamGone
 from sidecar.edge.sse import Frames
 from sidecar.errors import ProviderUnavailable, SidecarError
-from sidecar.settings import Http
+from sidecar.settings.doors import Http
 
 Serve = Callable[..., Any]
 

@@ -7,7 +7,7 @@ import pytest
 from sidecar.call import NOBODY, Caller
 from sidecar.edge.keys import Keys
 from sidecar.errors import NotAllowed, Unauthenticated
-from sidecar.settings import Auth, Token
+from sidecar.settings.doors import Auth, Token
 
 
 def hashed(token: str) -> str:

@@ -15,8 +15,10 @@ from sidecar.call import Call, GenerateRequest
 from sidecar.errors import InvalidRequest, Overloaded, StoreFailed
 from sidecar.policies import budgets as module
 from sidecar.policies.budgets import Budgets, Override, TopUp
-from sidecar.settings import Limits, Plan, Settings, load
+from sidecar.settings import Settings, load
 from sidecar.settings.budgets import BudgetRow
+from sidecar.settings.operation import Limits
+from sidecar.settings.routing import Plan
 
 NOON = 1_795_262_400_000_000_000  # 2026-11-21 12:00 UTC, a Saturday
 DAY_NS = 86_400_000_000_000

@@ -7,7 +7,7 @@ import pytest
 from sidecar.call import Call, GenerateRequest
 from sidecar.policies import dear_calls
 from sidecar.policies.dear_calls import DearCalls
-from sidecar.settings import Limits
+from sidecar.settings.operation import Limits
 
 USD, MIN_NS = 10**9, 60 * 10**9
 

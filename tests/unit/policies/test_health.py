@@ -10,8 +10,8 @@ import pytest
 from sidecar.errors import ProviderRateLimited, ProviderUnavailable
 from sidecar.policies.health import Health, NodeHealth, Verdict
 from sidecar.policies.health_checks import check_all, problem_of
-from sidecar.settings import Health as HealthSettings
 from sidecar.settings import load
+from sidecar.settings.operation import Health as HealthSettings
 
 SECOND = 1_000_000_000
 WINDOW = 300 * SECOND

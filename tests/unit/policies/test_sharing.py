@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from sidecar._core import Denial, Ledger, Reservation, Rule
 from sidecar.policies.sharing import Sharing, Untaught
-from sidecar.settings import Fleet
+from sidecar.settings.operation import Fleet
 from sidecar.shares import Ask, Reply
 from tests.leases.meeting import Place
 

@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.errors import Overloaded
 from sidecar.policies.shedding import Shedding
-from sidecar.settings import Admission
+from sidecar.settings.operation import Admission
 
 
 class Operator:

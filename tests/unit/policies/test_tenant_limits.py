@@ -7,7 +7,7 @@ import pytest
 
 from sidecar.errors import RateLimited
 from sidecar.policies.tenant_limits import TenantLimits
-from sidecar.settings import Limits
+from sidecar.settings.operation import Limits
 
 S = 1_000_000_000
 PER_MS = 60_000  # tokens a minute, of which one flows in each millisecond

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import pytest
 
 from sidecar.errors import StoreFailed
-from sidecar.settings import Journal, load
+from sidecar.settings import load
+from sidecar.settings.operation import Journal
 from sidecar.store.journal import JournalWatch, open_ledger
 
 
