@@ -175,7 +175,7 @@ class Budgets:
         self.words.apply["budget"] = self._said
         self._ready: list[tuple[Row, Rule | None, tuple[str, Rule] | None]] = []
         self._ready_from_ns = self._ready_until_ns = 0
-        self._told: dict[str, tuple[int, int]] = {}  # accounts that refuse: until when, and at which limit, it needs no telling
+        self._told: dict[tuple[str, str], tuple[int, int]] = {}  # accounts and units that refuse, with when that is over and their limit
 
     def accounts(self, call: Call, now_ns: int) -> tuple[tuple[str, Rule], ...]:
         """Names and rules, in the windows that `now_ns` (Unix time) is in; the tenant's day first, a run's own last."""
@@ -373,12 +373,12 @@ class Budgets:
         return self._used_up(refusal, refusal.used, refusal.limit, now_ns)
 
     def _used_up(self, what: Denial | BudgetExceeded, used: int, limit: int, now_ns: int) -> tuple[str, dict[str, str]] | None:
-        until = (what.resets_at_ns or 0, limit)
-        if self._told.get(what.account) == until or used * 2 < limit:
+        which, until = (what.account, what.unit), (what.resets_at_ns or 0, limit)
+        if self._told.get(which) == until or used * 2 < limit:
             return None  # of the second: one call asked for much, and others are let through
         if len(self._told) >= _MOST_TOLD:
             self._told.clear()
-        self._told[what.account] = until
+        self._told[which] = until
         facts = _facts(what.account, 100, self.rule_of(what.account, now_ns), what.unit, used, limit)
         words = f"{_worded(used, what.unit)} of {_worded(limit, what.unit)} are used or held"
         return f"account {what.account} refuses calls: {words}, and {_worded(what.asked, what.unit)} were asked for", facts

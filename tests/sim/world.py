@@ -122,10 +122,10 @@ class World:
         self.ledger.runs.ended(call)
 
     def _told(self, event) -> None:
-        """Of an account operators hear once for each threshold and window, unless they have changed it meanwhile."""
+        """Of an account operators hear once for each threshold, unit and window, unless they have changed it meanwhile."""
         if event.kind != "budget" or event.facts["account"].endswith((":plan", ":plan-first")):
             return
-        what = tuple(event.facts[name] for name in ("account", "threshold", "window"))
+        what = tuple(event.facts[name] for name in ("account", "threshold", "unit", "window"))
         if what in self.told and event.facts["account"] not in self.operator.changed:
             self.watch.broken("world", f"operators are told again of {what}")
         self.told.add(what)
@@ -271,6 +271,7 @@ class World:
     def _set_wall_clock(self, by_ns: int) -> None:
         self.watch.note("world", f"the wall clock is set by {by_ns / 1e9:.0f} s")
         self.wall_offset_ns += by_ns
+        self.told.clear()  # an account may be in a later window now than the clock is
 
     def _drain(self) -> None:
         """The process is to stop: all calls are ended for a reason of its own."""

@@ -18,6 +18,7 @@ from sidecar.policies.budgets import Budgets, Override, TopUp
 from sidecar.settings import Settings, load
 from sidecar.settings.budgets import BudgetRow
 from sidecar.settings.operation import Limits
+from sidecar.settings.reading import NanoUsd
 from sidecar.settings.routing import Plan
 
 NOON = 1_795_262_400_000_000_000  # 2026-11-21 12:00 UTC, a Saturday
@@ -292,6 +293,17 @@ def test_an_account_that_refuses_is_told_of_once_in_its_window():
     assert told(NOON + DAY_NS) is not None
     ledger.freeze("tenant:acme:day")
     assert told(NOON + 2 * DAY_NS) is None  # it does not refuse for its limit
+
+
+def test_an_account_that_refuses_now_for_money_and_now_for_tokens_is_told_of_once_for_each():
+    budgets, ledger = made(Limits(tenant_day_nano_usd=NanoUsd(8), tenant_day_tokens=10)), Ledger()
+    ledger.reserve(budgets.accounts(call(), NOON), 6, 6, 10**12, NOON)
+
+    def told(nano_usd: int, tokens: int) -> bool:
+        denied = ledger.reserve(budgets.accounts(call(), NOON), nano_usd, tokens, 10**9, NOON)
+        return budgets.used_up(denied, NOON) is not None
+
+    assert [told(5, 0), told(0, 5), told(5, 0), told(0, 5)] == [True, True, False, False]
 
 
 def test_a_million_tenants_take_bounded_memory_and_come_back_exactly():
