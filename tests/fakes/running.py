@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -134,7 +135,8 @@ class Sidecar:
         try:
             return await asyncio.wait_for(self.process.wait(), within_s)
         except TimeoutError:
-            self.process.kill()
+            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                self.process.kill()
             return await self.process.wait()
 
 
