@@ -26,6 +26,7 @@ _SPARE = 0.8  # of a lease's time this pod uses: clocks run at different speeds,
 _PAUSE_NS = 250_000_000  # an account in which nothing was left is not asked about again for so long
 _KEEP_NS = 86_400_000_000_000  # after its window an account is remembered for another day, whatever the clocks of pods say
 _REPORTED_AT_ONCE = 200  # so that a thousand tenants' calls in flight do not stop the others' for long
+_BEYOND = 1_000_000  # a clock was put back and the process is new: also beyond words of its last life that are still on their way
 _ROOM_TURNS = 10  # reports after which room that was not used is given up
 
 State = Literal["away", "learning", "up"]
@@ -150,7 +151,7 @@ class Leases:
         for ask, answer in zip(asks, reply.answers, strict=True):
             entry = self._entries.get(ask.account)
             if answer.stale:
-                self._sequence = max(self._sequence, answer.stale)
+                self._sequence = max(self._sequence, answer.stale + _BEYOND)
                 self._due[ask.account] = None
             elif entry is not None and entry.end_ns == ask.end_ns and entry.sequence == ask.sequence:
                 self._adopt(entry, ask, answer, sent_ns, now_ns)

@@ -140,7 +140,7 @@ class Storm:
                 for pod in self.pods:
                     assert pod.running is not None
                     self.books.waits += (await pod.running.metrics())("llm_shared_budget_waits")
-                    assert await pod.end() == 0, pod.running.log[-2000:]
+                    assert (status := await pod.end()) == 0, (status, pod.running.log[-2000:])
                 await self._compare()
             finally:
                 for pod in self.pods:
