@@ -79,6 +79,7 @@ class Pod:
         self._channels: list[grpc.aio.Channel] = []
         self._settings.write_text(
             f'[server]\nlisten = "127.0.0.1:{self._port}"\nops_listen = "127.0.0.1:{self._ops}"\ndata_dir = "{self.folder}"\n'
+            "grace_ms = 5000\n"
             f'[http]\nlisten = ""\n{tables}'
         )
         self.running: Sidecar | None = None
