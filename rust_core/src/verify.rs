@@ -23,12 +23,6 @@ pub use veto::NAMES as VETOES;
 /// Equal but for spacing and punctuation between words.
 const REPEAT: f64 = 0.999;
 
-/// Reads the lexicon and the trees, which the first analysis would else wait for: some 20 ms, once.
-pub fn load() {
-    lexicon::lexicon();
-    trees::trees();
-}
-
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
     /// 0 where something refuses, 1 for identical texts.

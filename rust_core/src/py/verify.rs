@@ -100,9 +100,8 @@ impl PromptIndex {
 #[pymethods]
 impl PromptIndex {
     #[new]
-    fn new(py: Python<'_>, capacity: &Bound<'_, PyAny>) -> PyResult<PromptIndex> {
+    fn new(capacity: &Bound<'_, PyAny>) -> PyResult<PromptIndex> {
         let capacity = whole("capacity", capacity, 1, u64::from(u32::MAX - 1))? as usize;
-        py.detach(verify::load);
         Ok(PromptIndex { index: Mutex::new(index::PromptIndex::new(capacity)), capacity })
     }
 

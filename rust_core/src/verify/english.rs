@@ -1,5 +1,8 @@
 //! English words without their inflection, and how far two spellings are apart.
 
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
 /// The word without plural, -ed and -ing and without a final e: equal for the forms of a word, not itself a word.
 pub fn stem(word: &str) -> String {
     let word = word.strip_suffix("'s").or_else(|| word.strip_suffix("s'")).unwrap_or(word);
@@ -7,8 +10,8 @@ pub fn stem(word: &str) -> String {
     if !stem.is_ascii() || stem.len() < 4 {
         return stem;
     }
-    if let Some((_, base)) = IRREGULAR.iter().find(|(form, _)| *form == stem) {
-        stem = (*base).to_owned();
+    if let Some(base) = irregular(&stem) {
+        stem = base.to_owned();
     } else if stem.ends_with("sses") || stem.ends_with("ches") || stem.ends_with("shes") || stem.ends_with("xes") {
         stem.truncate(stem.len() - 2);
     } else if stem.ends_with("ies") && stem.len() > 4 {
@@ -45,8 +48,10 @@ fn is_vowel(byte: u8) -> bool {
 
 /// British spellings as American ones: colour, organise, centre, cheque, cancelled, licence.
 fn british(word: &str) -> String {
-    if let Some((_, american)) = SPELLINGS.iter().find(|(british, _)| word.starts_with(british)) {
-        let (british, american) = (SPELLINGS.iter().find(|(british, _)| word.starts_with(british)).map_or("", |pair| pair.0), american);
+    let first = word.as_bytes().first();
+    if let Some((british, american)) =
+        SPELLINGS.iter().find(|(british, _)| british.as_bytes().first() == first && word.starts_with(british))
+    {
         return format!("{american}{}", &word[british.len()..]);
     }
     let mut plain = word.to_owned();
@@ -166,6 +171,11 @@ const SPELLINGS: &[(&str, &str)] = &[
     ("counsell", "counsel"),
     ("totall", "total"),
 ];
+
+fn irregular(form: &str) -> Option<&'static str> {
+    static FORMS: OnceLock<HashMap<&str, &str>> = OnceLock::new();
+    FORMS.get_or_init(|| IRREGULAR.iter().rev().copied().collect()).get(form).copied()
+}
 
 /// Common irregular forms. Those of rare verbs are left: they only cost a hit.
 const IRREGULAR: &[(&str, &str)] = &[
