@@ -24,7 +24,7 @@ from tests.bench.table import Row, markdown
 
 _RESULTS = Path(__file__).with_name("RESULTS.md")
 # Programs of their own, which print their own tables.
-_OTHERS = ("bench_tokens", "bench_core", "bench_resilience", "bench_usage", "bench_cache", "bench_shared_budgets")
+_OTHERS = ("bench_tokens", "bench_core", "bench_resilience", "bench_usage", "bench_cache", "bench_shared_budgets", "bench_verify")
 
 
 def main() -> int:
