@@ -125,7 +125,7 @@ class World:
         """Of an account operators hear once for each threshold, unit and window, unless they have changed it meanwhile."""
         if event.kind != "budget" or event.facts["account"].endswith((":plan", ":plan-first")):
             return
-        what = tuple(event.facts[name] for name in ("account", "threshold", "unit", "window"))
+        what = ("refuses" in event.message, *(event.facts[name] for name in ("account", "threshold", "unit", "window")))
         if what in self.told and event.facts["account"] not in self.operator.changed:
             self.watch.broken("world", f"operators are told again of {what}")
         self.told.add(what)
