@@ -44,6 +44,10 @@ class Fleet(Struct, frozen=True):
     `without_redis`: while Redis is away `lease` lets a pod go on within what it has leased, for `lease_ms`, and then refuses; `refuse` does
     so at once; `share` lets each pod have its part of what was left besides, by `pods`, and of the limit where it knows nothing: together
     less than twice the limit.
+
+    What has been admitted is never more than the limit, however many pods there are and whichever of them are killed and come back to
+    their data_dir. One that is killed and stays away longer than `lease_ms` takes with it what it spent in its last second, which nobody
+    was told: at most its lease, and so much may then be spent once more.
     """
 
     share_budgets: bool = True  # false: each pod has the limits for itself, and Redis is for hints only
