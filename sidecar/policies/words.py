@@ -58,6 +58,8 @@ class Words:
     async def _put(self, words: Mapping[Key, Word]) -> None:
         await self.keep({key: encode(word).decode() for key, word in words.items()})
         for (kind, name), word in words.items():
+            if (kind, name) in self.known and self.known[kind, name][0] >= word[0]:
+                continue  # heard from other pods while it was kept or shared: a top-up would count twice
             self.known[kind, name] = word
             if kind in self.apply:  # else a later version's
                 self.apply[kind](name, word[1])

@@ -86,3 +86,14 @@ def test_after_a_restart_limits_are_in_force_and_what_was_taken_back_is_known_fo
     words.restore(kept, 99 * DAY_MS)
     assert applied == [("old", "1"), ("gone", "")]
     assert set(words.known) == {("budget", "old"), ("budget", "gone"), ("frozen", "evil"), ("top_up", "x")}
+
+
+async def test_a_word_that_comes_back_from_other_pods_before_it_is_in_force_here_is_in_force_once():
+    words, applied = made()
+
+    async def share(said):
+        await words.heard(said)
+
+    words.share = share
+    await words.say("budget", "a", "1", 5)
+    assert applied == [("a", "1")]
