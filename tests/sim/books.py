@@ -107,6 +107,11 @@ class Books:
         self.accounts = {name: sums for name, sums in self.accounts.items() if name in busy or not sums.ended(now_ns)}
         return len(due)
 
+    def forget_untouched(self, known: list[str]) -> None:
+        """Accounts on which nothing was spent may go; whoever has forgotten them says so by these names."""
+        names = set(known)
+        self.accounts = {name: sums for name, sums in self.accounts.items() if name in names or any((*sums.used, *sums.topped_up))}
+
     def close(self, account: str) -> None:
         sums = self.accounts.pop(account, None)
         if sums is not None and sums.holds:

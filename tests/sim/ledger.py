@@ -125,6 +125,7 @@ class WatchedLedger:
     def expire(self, now_ns):
         self._require_life()
         gone, due = self._ledger.expire(now_ns), self.books.expire(now_ns)
+        self.books.forget_untouched(self._ledger.names())
         if gone != due:
             self._watch.broken("world", f"{gone} reservations expired; by the books it is {due}")
         return gone
