@@ -9,7 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust_core -name '*.rs' -o -name '*.toml' -o -path 'rust_core/data/*')
 
-.PHONY: run test compatibility bench conduct check format constraints rust python clean
+.PHONY: run test compatibility bench instructions conduct check format constraints rust python clean
 
 run: .venv/.run
 	@$(BIN)/python tools/demo.py
@@ -31,6 +31,10 @@ compatibility: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/python -m tests.bench
+
+# How many instructions the hot parts in Rust take, against what they took: fails where it is more.
+instructions: .venv/.dev
+	$(BIN)/python -m tests.bench.instructions
 
 conduct: .venv/.dev
 	$(BIN)/python -m tests.conduct

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import re
 import shutil
 import statistics
 import subprocess
@@ -21,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sidecar._core import Breaker, Ledger, Limiter, Reservation, Rule, SimilarityIndex
+from tests.bench.instructions import counted
 
 ROUNDS = 31
 DAY = (1_800_057_600_000_000_000, 1_800_144_000_000_000_000)
@@ -150,19 +150,7 @@ def in_rust() -> list[str]:
     lines = [f"in Rust, {line} (aim 1000 ns)" for line in made.stdout.splitlines()]
     if not shutil.which("valgrind"):
         return [*lines, "in Rust, instructions: not counted, valgrind is missing"]
-    built = subprocess.run(["cargo", "bench", "--bench", "ledger", "--no-run"], cwd=ROOT, capture_output=True, text=True, check=True)
-    found = re.search(r"\((.*ledger-[0-9a-f]+)\)", built.stderr)
-    assert found is not None, built.stderr
-    counts = [_instructions(ROOT / found[1], turns) for turns in (1000, 11_000)]
-    return [*lines, f"in Rust, reserve + post, 5 accounts: {(counts[1] - counts[0]) / 10_000:.0f} instructions"]
-
-
-def _instructions(program: Path, turns: int) -> int:
-    counter = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
-    counted = subprocess.run([*counter, str(program), str(turns)], capture_output=True, text=True, check=True)
-    found = re.search(r"Collected : (\d+)", counted.stderr)
-    assert found is not None, counted.stderr
-    return int(found[1])
+    return [*lines, f"in Rust, reserve + post, 5 accounts: {counted('ledger', (), 1000, 11_000):.0f} instructions"]
 
 
 def main() -> None:

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from sidecar._core import PromptIndex, compare
+from tests.bench.instructions import FIGURES, counted
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRIES = 10_000
@@ -59,25 +58,11 @@ def from_python() -> list[str]:
 
 
 def in_rust() -> list[str]:
-    """Instructions by callgrind, where there is one: the difference of two runs with different turns."""
+    """Instructions, where there is a callgrind: see `instructions.py`, which holds them to their figures."""
     if not shutil.which("valgrind"):
         return ["in Rust, instructions: not counted, valgrind is missing"]
-    built = subprocess.run(["cargo", "bench", "--bench", "verify", "--no-run"], cwd=ROOT, capture_output=True, text=True, check=True)
-    found = re.search(r"\((.*verify-[0-9a-f]+)\)", built.stderr)
-    assert found is not None, built.stderr
-    lines = []
-    for what, few, many in (("analyse", 100, 1100), ("compare", 100, 1100), ("candidates", 1, 11)):
-        counts = [instructions(ROOT / found[1], what, turns) for turns in (few, many)]
-        lines.append(f"in Rust, {what}: {(counts[1] - counts[0]) / (many - few):.0f} instructions")
-    return lines
-
-
-def instructions(program: Path, what: str, turns: int) -> int:
-    counter = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
-    counted = subprocess.run([*counter, str(program), what, str(turns)], capture_output=True, text=True, check=True)
-    found = re.search(r"Collected : (\d+)", counted.stderr)
-    assert found is not None, counted.stderr
-    return int(found[1])
+    turns = {arguments[0]: (few, many) for (bench, *arguments), (_, few, many) in FIGURES.items() if bench == "verify"}
+    return [f"in Rust, {what}: {counted('verify', (what,), *between):.0f} instructions" for what, between in turns.items()]
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from tests.fakes.running import ROOT
 from tests.fakes.script import Fail, Say
 
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: tools/get_web.sh installs it on Debian, as root")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: tools/get_programs.sh installs it on Debian, as root")
 GONE_S = 1.0
 
 

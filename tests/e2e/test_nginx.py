@@ -14,7 +14,7 @@ from tests.fakes.script import Say
 from tests.flow.events import events
 
 NGINX = shutil.which("nginx")
-pytestmark = pytest.mark.skipif(NGINX is None, reason="no nginx: tools/get_web.sh installs it on Debian, as root")
+pytestmark = pytest.mark.skipif(NGINX is None, reason="no nginx: tools/get_programs.sh installs it on Debian, as root")
 GONE_S = 1.0
 
 
