@@ -28,6 +28,7 @@ async def attempt(engine: Engine, call: Call) -> None:
     failure: SidecarError | None = None
     waits: list[int | None] = []  # that any candidate asked for: the shortest is told
     while turns and len(call.attempts) < most:
+        _put_off(engine, turns)
         await _wait_for(engine, call, turns)
         _require_time(engine, call)
         failed = await _ask(engine, call, turns)
@@ -113,6 +114,12 @@ def _begin(engine: Engine, call: Call, turn: _Turn) -> None:
 def _until(turn: _Turn, turns: list[_Turn]) -> float:
     """Until when this candidate's tries and pauses, all together, may last without an answer: an untried one's share is left to it."""
     return turn.share_until if any(not other.is_tried for other in turns) else inf
+
+
+def _put_off(engine: Engine, turns: list[_Turn]) -> None:
+    """Whoever has used up its share, and lost a race since, comes after those who are untried: it would be asked for no time at all."""
+    while turns[0].is_tried and _until(turns[0], turns) < engine.clock_ns() / 1e9 + _LEAST_LEFT_S:
+        turns.append(turns.pop(0))
 
 
 def _again(engine: Engine, call: Call, turn: _Turn, turns: list[_Turn], rule: Rule, error: SidecarError) -> bool:

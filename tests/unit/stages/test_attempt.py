@@ -287,6 +287,16 @@ async def test_second_answers_while_the_first_is_silent(stream):
     bench.assert_settled()
 
 
+async def test_loser_without_a_share_left_comes_after_who_is_untried():
+    silent_after_a_word = (Chunk(text="half"), 30.0, DONE)
+    bench = hedging(
+        [(30.0, DONE), WHOLE], [silent_after_a_word], SIDECAR_NODES__CORE__REACT_AGENT__FALLBACKS="claude-sonnet-4-6,gpt-4o-mini"
+    )
+    call = await bench.run(seconds=1.0, on_cut="hold")
+    assert [ask.model for ask in bench.openai.asks] == ["gpt-4o", "gpt-4o-mini"]  # gpt-4o not again, for no time at all
+    assert call.answer.text == "b"
+
+
 async def test_first_that_begins_in_time_is_alone():
     bench = hedging([(0.01, Chunk(text="a"), 0.2, Chunk(text="b"), DONE)])
     call = await bench.run()
