@@ -128,7 +128,11 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES), operation=st.sampled_from(["freeze", "unfreeze", "unfreeze", "close_account"]))
     def operate(self, name: str, operation: str) -> None:
-        self.both(operation, name)
+        if operation == "close_account":
+            last = self.model.close_account(name)
+            assert self.meaning(plain(self.ledger.close_account(name))) == self.meaning(last)
+        else:
+            self.both(operation, name)
 
     @invariant()
     def every_balance_is_the_same(self) -> None:
