@@ -213,6 +213,8 @@ class Ledger:
         """
     def balance(self, account: str, now_ns: int) -> Balance | None:
         """Return the account in the window of `now_ns`; None if nothing is known of it in that one."""
+    def window(self, account: str) -> tuple[int, int | None] | None:
+        """Return begin and end of the window in which a reservation will count, also where the clock was put back to before it."""
     def top_up(self, account: str, rule: Rule, nano_usd: int, tokens: int, now_ns: int) -> Balance:
         """Add to the account's limits, for the window in force only. An account that never was is made."""
     def freeze(self, account: str) -> bool:

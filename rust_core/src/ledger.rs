@@ -254,6 +254,14 @@ impl Ledger {
         Some(answers::balance(&account.rule, window, is_frozen))
     }
 
+    /// The window in force, in which a reservation will count: also where a clock was put back to before it. None: the account is not known.
+    pub fn window(&self, account: &str) -> Option<Span> {
+        match self.by_name.get(account) {
+            Some(slot) => self.slots[*slot as usize].as_ref().map(|account| account.window.span),
+            None => self.resting.get(account).map(|packed| packed.unpack(0).window.span),
+        }
+    }
+
     /// How many accounts are known.
     pub fn accounts(&self) -> usize {
         self.by_name.len() + self.resting.count()

@@ -26,7 +26,7 @@ _SPARE = 0.8  # of a lease's time this pod uses: clocks run at different speeds,
 _PAUSE_NS = 250_000_000  # an account in which nothing was left is not asked about again for so long
 _KEEP_NS = 86_400_000_000_000  # after its window an account is remembered for another day, whatever the clocks of pods say
 _REPORTED_AT_ONCE = 200  # so that a thousand tenants' calls in flight do not stop the others' for long
-_BEYOND = 1_000_000  # a clock was put back and the process is new: also beyond words of its last life that are still on their way
+_BEYOND = 1_000_000  # a data folder was put back from a copy: also beyond words of its later lives that are still on their way
 _ROOM_TURNS = 10  # reports after which room that was not used is given up
 
 State = Literal["away", "learning", "up"]
@@ -38,19 +38,20 @@ class Leases:
     def __init__(
         self,
         balance: Callable[[str, int], Sums | None],
+        window: Callable[[str], tuple[int, int | None] | None],
         without: Callable[[str], WithoutRedis],
         pods: int,
         lease_ns: int,
-        first_sequence: int,
     ) -> None:
-        """`balance` is the ledger's; `without` says of an account what holds while nobody answers, `pods` how many are expected, for
-        "share"; sequences count on from `first_sequence`.
+        """`balance` and `window` are the ledger's; `without` says of an account what holds while nobody answers, `pods` how many are
+        expected, for "share".
         """
         self._balance = balance
+        self._window = window
         self._without = without
         self._pods = max(1, pods)
         self._lease_ns = lease_ns
-        self._sequence = first_sequence
+        self._sequence = 0
         self._entries: dict[str, Entry] = {}
         self._rules: dict[str, tuple[Rule, tuple[str, Rule]]] = {}  # as they were last handed out
         self._touched: set[str] = set()
@@ -62,6 +63,10 @@ class Leases:
         self.lost: list[tuple[str, Both]] = []  # what the others know this pod to have spent, and its journal does not
         self.reached: list[tuple[str, Both]] = []  # accounts at their warning threshold by what all pods have spent together
         self.untaught: list[tuple[str, int, tuple[tuple[bytes, bytes], ...]]] = []  # what others should be told of others
+
+    def count_from(self, sequence: int) -> None:
+        """Say what is to be said under numbers above this one."""
+        self._sequence = max(self._sequence, sequence)
 
     # --- a call's path
 
@@ -209,10 +214,13 @@ class Leases:
 
     def _enter(self, name: str, rule: Rule) -> tuple[Rule, tuple[str, Rule]]:
         assert rule.window is not None  # noqa: S101
-        entry = self._entries.get(name)
-        if entry is None or entry.end_ns != rule.window[1]:
+        entry, end_ns = self._entries.get(name), rule.window[1]
+        in_force = self._window(name)
+        if in_force is not None and in_force[1] is not None and in_force[0] >= end_ns:
+            end_ns = in_force[1]  # the clock was put back: the ledger stays in the later window
+        if entry is None or entry.end_ns != end_ns:
             self._heard.pop(name, None)
-            entry = self._entries[name] = Entry(name, rule.window[1])
+            entry = self._entries[name] = Entry(name, end_ns)
         if entry.rule is not rule:  # another limit is warned of anew
             entry.rule, entry.warned = rule, entry.warned and rule == entry.rule
         made = self._rules[name] = (rule, (name, self._made(entry, rule)))

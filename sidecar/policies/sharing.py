@@ -16,7 +16,6 @@ from sidecar.shares import Ask, Both, Reply
 _LOOK_S = 0.1  # between two looks at what calls have used
 _WORD_NS = 1_000_000_000  # however quiet it is, others may need what is leased here, or have forgotten all
 _PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0)  # after a failure; the learning of a forgetful server takes longer than the last
-_AHEAD_NS = (0, 60_000_000_000, 3_600_000_000_000, 86_400_000_000_000)  # a clock put back: the journal's window may not have begun yet
 _LISTED_AT_ONCE = 1_000
 _KEEP_MS = 86_400_000
 
@@ -25,6 +24,8 @@ Untaught = list[tuple[str, int, tuple[tuple[bytes, bytes], ...]]]
 
 class Place(Protocol):
     """Where pods meet: see `store/shared_budgets.py`."""
+
+    first_sequence: int  # above all that this pod has said in its lives before
 
     def exchange(self, asks: Sequence[Ask], *, is_telling: bool) -> Awaitable[Reply]: ...
     def teach(self, untaught: Untaught, keep_ms: int) -> Awaitable[None]: ...
@@ -46,10 +47,10 @@ class Sharing:
         """`without` says what an account's own row wants while Redis is away; None: what `fleet.without_redis` does."""
         self.leases = Leases(
             ledger.balance,
+            ledger.window,
             lambda account: without(account) or settings.without_redis,
             settings.pods or 1,
             settings.lease_ms * 1_000_000,
-            wall_ns() // 1000,  # above all of the process before, unless the clock was put back, which is told by the answer
         )
         self._ledger = ledger
         self._wait_s = settings.wait_ms / 1000
@@ -89,6 +90,7 @@ class Sharing:
 
     async def begin(self, place: Place, within_s: float) -> None:
         """Before the first call: make oneself known, and wait while a new server learns who is there. A server that is away is not."""
+        self.leases.count_from(place.first_sequence)
         try:
             async with asyncio.timeout(within_s):
                 await self._say(place)
@@ -182,9 +184,11 @@ class Sharing:
         """Some accounts with a window in which something was spent; there may be a million, so the next only when these have been told."""
         now_ns, some = self._wall_ns(), list[tuple[str, int]]()
         for name in self._untold[-_LISTED_AT_ONCE:]:
-            found = (self._ledger.balance(name, now_ns + ahead_ns) for ahead_ns in _AHEAD_NS)
-            balance = next((one for one in found if one is not None), None)
-            if balance is not None and balance.resets_at_ns is not None and (balance.used_nano_usd or balance.used_tokens):
-                some.append((name, balance.resets_at_ns))
+            window = self._ledger.window(name)
+            if window is None or window[1] is None or window[1] <= now_ns:
+                continue
+            balance = self._ledger.balance(name, window[1] - 1)
+            if balance is not None and (balance.used_nano_usd or balance.used_tokens):
+                some.append((name, window[1]))
         del self._untold[-_LISTED_AT_ONCE:]
         self.leases.learn(some)

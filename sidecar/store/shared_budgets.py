@@ -25,6 +25,7 @@ _ANSWER_S: Final = 1.0  # what Redis may take for one word
 _SCRIPT: Final = Path(__file__).with_suffix(".lua")
 _TEACH: Final = Path(__file__).with_name("shared_budgets_teach.lua")
 _POD: Final = "pod"
+_WORDS: Final = 2**32  # of one life at most, of two million lives: sequences are doubles
 _TAUGHT_AT_ONCE: Final = 50
 
 
@@ -38,17 +39,19 @@ class SharedBudgets:
         address: str,
         prefix: str,
         pod: str,
+        life: int,
         lease_ms: int,
         learn_ms: int,
         advise: Callable[[str], None] = lambda advice: None,
     ) -> None:
-        """`advise` is told once what an operator should change at the server."""
+        """`pod` and `life` are those of `pod_life`; `advise` is told once what an operator should change at the server."""
         self._advise = advise
         self._is_known = False
         self._client = client
         self._address = address
         self._keys = f"{{{prefix}}}:budgets"  # the braces keep them together in a cluster
         self._pod = pod
+        self.first_sequence = life * _WORDS
         self._times = (lease_ms, learn_ms)
         self._script = client.register_script(_SCRIPT.read_text())
         self._teach = client.register_script(_TEACH.read_text())
@@ -111,35 +114,40 @@ async def connect(settings: Settings, advise: Callable[[str], None] = lambda adv
     if settings.redis.url is None or not settings.fleet.share_budgets:
         return None
     client = await client_of(settings)
+    pod, life = pod_life(settings.server.data_dir)
     return SharedBudgets(
         client,
         address=settings.redis.url,
         prefix=settings.redis.prefix,
-        pod=pod_name(settings.server.data_dir),
+        pod=pod,
+        life=life,
         lease_ms=settings.fleet.lease_ms,
         learn_ms=settings.fleet.learn_ms,
         advise=advise,
     )
 
 
-def pod_name(data_dir: str | None) -> str:
-    """This pod among others: the same for as long as its journal is, since it speaks of sums in that. Raises StoreFailed."""
+def pod_life(data_dir: str | None) -> tuple[str, int]:
+    """This pod among others, and how many times it has begun: one name for as long as its journal is, since it speaks of sums in that.
+
+    Lives are counted, as the newer word holds and a clock may be put back between two lives. Raises StoreFailed.
+    """
     if data_dir is None:
-        return uuid.uuid4().hex
+        return uuid.uuid4().hex, 1
     path = Path(data_dir, _POD)
     try:
-        if path.exists() and (name := path.read_text().strip()):
-            return name
-        name = uuid.uuid4().hex
+        said = path.read_text().split() if path.exists() else []
+        name = said[0] if said else uuid.uuid4().hex
+        life = int(said[1]) + 1 if len(said) > 1 and said[1].isdecimal() else 1
         new = path.with_suffix(".new")
         with new.open("w") as file:
-            file.write(name)
+            file.write(f"{name} {life}")
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
     except OSError as error:
         raise StoreFailed(f"cannot read or write {path}: {error.strerror} (server.data_dir)") from None
-    return name
+    return name, life
 
 
 def short_name(account: str, end_ns: int) -> str:

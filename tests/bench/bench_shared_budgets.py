@@ -31,7 +31,7 @@ class Pod:
         self.ledger = Ledger()
         self.sharing = Sharing(Fleet(), self.ledger, time.monotonic_ns, time.time_ns)
         client = redis.Redis(port=server.port)
-        self.place = SharedBudgets(client, address="redis", prefix="bench", pod=name, lease_ms=600_000, learn_ms=1)
+        self.place = SharedBudgets(client, address="redis", prefix="bench", pod=name, life=1, lease_ms=600_000, learn_ms=1)
         self.calls = self.waited = self.refused = 0
 
     async def call(self, accounts: tuple[tuple[str, Rule], ...], takes_s: float) -> None:

@@ -91,7 +91,7 @@ DAY = Rule(limit_nano_usd=1000, window=(0, END_NS))
 
 
 def alone(without: WithoutRedis = "lease", pods: int = 4) -> leases.Leases:
-    return leases.Leases(lambda name, now_ns: None, lambda name: without, pods, 10**9, 1)
+    return leases.Leases(lambda name, now_ns: None, lambda name: None, lambda name: without, pods, 10**9)
 
 
 def test_accounts_without_a_window_are_the_pods_own_and_others_begin_with_nothing():

@@ -31,7 +31,7 @@ def server(request) -> Iterator[Server]:
 
 
 def talk(client: redis.Redis, pod: str, learn_ms: int = 0) -> SharedBudgets:
-    return SharedBudgets(client, address="redis", prefix="twins", pod=pod, lease_ms=60_000, learn_ms=learn_ms)
+    return SharedBudgets(client, address="redis", prefix="twins", pod=pod, life=1, lease_ms=60_000, learn_ms=learn_ms)
 
 
 @pytest.mark.parametrize("learn_ms", [0, 10**8])  # never, and without an end

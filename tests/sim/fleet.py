@@ -290,8 +290,8 @@ class Fleet:
             return
         now_ns = process.wall_ns()
         for account, sums in process.books.accounts.items():
-            if sums.span is None or not any(sums.used) or not sums.span[0] <= now_ns < sums.span[1]:
-                continue  # of a window that has not begun again, after the clock was put back, it is told with its next call
+            if sums.span is None or not any(sums.used) or sums.ended(now_ns):
+                continue
             told = self.redis.told(account, sums.span[1], process.name)
             is_less = told is None or any(told[unit] < sums.used[unit] for unit in (0, 1))
             if is_less or (not process.lost_power and told != tuple(sums.used)):

@@ -13,6 +13,7 @@ from sidecar._core import Ledger, check_journal
 from sidecar.app import _keep_house, _keep_runs, make_engine
 from sidecar.errors import Draining, StoreFailed
 from sidecar.policies.budgets import TopUp
+from sidecar.store.shared_budgets import pod_life
 from sidecar.store.usage_file import UsageFile
 from sidecar.word_upkeep import Hearing
 from tests.sim.books import Books
@@ -50,6 +51,7 @@ class Process:
         self.callers = []  # of this life
         self._kept = {}  # what operators have set, as the file has it
         self._chores = []
+        self._line = None
         self._random = random
         self._folder = folder / self.name
         self._lives = 0
@@ -60,6 +62,7 @@ class Process:
         self._wall_off_ns = random.choice((0, 0, -2, 2)) * 1_000_000_000
         self._writes_every_s = 10 ** random.uniform(-0.7, 0.7)
         self._folder.mkdir(parents=True)
+        (self._folder / "pod").write_text(self.name)
 
     @property
     def journal(self):
@@ -115,7 +118,8 @@ class Process:
         if sharing is None:
             self.up.set()
             return
-        line, board = fleet.redis.line(self.name), fleet.redis.board(self.name)
+        self._line = line = fleet.redis.line(*pod_life(str(self._folder)))
+        board = fleet.redis.board(self.name)
         await sharing.begin(line, fleet.settings.fleet.learn_ms / 1000 + 2)
         self.engine.budgets.words.share = board.say
         hearing = Hearing(self.engine, board)
@@ -187,7 +191,7 @@ class Process:
         for chore in self._chores:
             chore.cancel()
         if self.engine.sharing is not None:
-            await self.engine.sharing.end(self.fleet.redis.line(self.name))
+            await self.engine.sharing.end(self._line)
         self.stop()
         self.callers = []
         self.books.reopen(self.books.last)

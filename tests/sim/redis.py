@@ -27,8 +27,8 @@ class Redis:
     def board(self, pod):
         return Board(self, pod)
 
-    def line(self, pod):
-        return Line(self, pod)
+    def line(self, pod, life):
+        return Line(self, pod, life)
 
     @property
     def now_ms(self):
@@ -87,9 +87,10 @@ class Redis:
 class Line:
     """One process's way to it, as `store/shared_budgets.py` is."""
 
-    def __init__(self, redis, pod):
+    def __init__(self, redis, pod, life):
         self._redis = redis
         self._pod = pod
+        self.first_sequence = life << 32
 
     async def exchange(self, asks, *, is_telling=False):
         await self._redis.travel(self._pod)

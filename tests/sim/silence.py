@@ -29,7 +29,8 @@ def _limits_s(one, timeouts):
     if one.has_begun:
         strict = caller.call.response_format is not None and caller.call.response_format.strict
         is_held = strict or caller.on_cut == "hold"  # and can still be mended
-        return one.heard_at, limit("idle_ms"), share + one.began - one.heard_at if is_held else inf
+        whole = one.began + timeouts.stream_ms / 1000 - one.heard_at
+        return one.heard_at, min(limit("idle_ms"), whole), share + one.began - one.heard_at if is_held else inf
     first = min(limit("first_token_ms"), limit("stream_ms"))
     return one.began, first if one.has_head else min(first, limit("headers_ms")), share
 
@@ -46,8 +47,7 @@ def too_impatient(one, timeouts):
     """It was given up for its silence before its time was over. A sentence, or nothing."""
     since, limit_s, share_s = _limits_s(one, timeouts)
     waited_s = one.ended - since
-    is_whole = one.caller.call.send is not None and one.ended - one.began > timeouts.stream_ms / 1000 - _EARLY_S
-    if not is_whole and waited_s < min(limit_s, share_s) - _EARLY_S:
+    if waited_s < min(limit_s, share_s) - _EARLY_S:
         return f"{one.target} is given up after {waited_s:.3f} s; it had {min(limit_s, share_s):.3f} s"
     return None
 

@@ -318,6 +318,10 @@ impl Ledger {
         Ok(self.lock().balance(account, now_ns).map(Balance::from))
     }
 
+    fn window(&self, account: &str) -> Option<(u64, Option<u64>)> {
+        self.lock().window(account).map(|span| (span.start_ns, span.end_ns))
+    }
+
     fn top_up(
         &self,
         account: &str,

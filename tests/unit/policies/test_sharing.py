@@ -23,7 +23,7 @@ class Near:
         self.place = Place("one", 600_000, learn_ms)
         self.failure: Exception | None = None
         self.delay_s = 0.0
-        self.words = self.telling = 0
+        self.words = self.telling = self.first_sequence = 0
         self.closed = False
 
     async def exchange(self, asks: Sequence[Ask], *, is_telling: bool) -> Reply:
@@ -207,6 +207,25 @@ async def test_a_process_whose_clock_was_put_back_tells_what_its_journal_has_of_
     before_ns = day.window[0] - 30_000_000_000
     async with running(Sharing(Fleet(), ledger, time.monotonic_ns, lambda: before_ns), place):
         await until(lambda: len(place.place.accounts) == 1 and place.entry("a")[1] == 400)
+
+
+async def test_while_a_clock_is_behind_what_is_spent_is_told_of_the_later_window_in_which_the_ledger_counts():
+    ledger, place, day = Ledger(), Near(), rule()
+    held = ledger.reserve([("a", day)], 400, 1, HOUR_NS, time.time_ns())
+    ledger.post(held.id, 400, 1, time.time_ns())
+    before_ns = day.window[0] - 3 * HOUR_NS
+    early = (("a", Rule(limit_nano_usd=1_000_000, window=(before_ns, before_ns + HOUR_NS))),)
+    one = Sharing(Fleet(wait_ms=5_000), ledger, time.monotonic_ns, lambda: before_ns)
+    async with running(one, place):
+        held = ledger.reserve(one.leased(early), 500, 1, HOUR_NS, before_ns)
+        if isinstance(held, Denial):
+            assert held.reason == "lease"
+            assert await one.more(early, (500, 1))
+            held = ledger.reserve(one.leased(early), 500, 1, HOUR_NS, before_ns)
+        assert isinstance(held, Reservation)
+        ledger.post(held.id, 450, 1, before_ns)
+        await until(lambda: place.entry("a")[1:] == [850, 850])
+    assert [end_ns for _, end_ns in place.place.accounts] == [day.window[1]]
 
 
 async def test_of_many_accounts_a_few_are_told_at_a_time():
