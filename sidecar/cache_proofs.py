@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 from prometheus_client import Counter, Gauge
 
+from sidecar.cache_calls import ModelJudge
 from sidecar.engine import Engine
 from sidecar.errors import StoreFailed
 from sidecar.json_text import UNREADABLE
@@ -33,8 +34,10 @@ class CacheProofs:
     """Runs beside the calls, from `open` to `close`. Without server.data_dir every start begins with nothing proven."""
 
     def __init__(self, engine: Engine, judge: CacheJudge) -> None:
+        """Raises SettingsError where `cache.audit.judge` is no model that writes answers."""
         self._engine = engine
         self._audits = judge.audits
+        self._model = judge.model = ModelJudge(engine) if engine.settings.cache.audit.judge else None
         self._file: ProofFile | None = None
         self._unwritten: dict[Namespace, None] = {}
         self._something = asyncio.Event()
@@ -44,7 +47,10 @@ class CacheProofs:
         self._tasks: list[asyncio.Task[None]] = []
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cache-proofs")  # its thread begins with the first write
         registry = engine.meter.metrics.registry
-        told = "Would-be answers to similar questions that a provider was asked for too: same, complaint, or what differed."
+        told = (
+            "Would-be answers to similar questions that a provider was asked for too: same, complaint, or what differed; `not judged` is "
+            "none of them, and does not count."
+        )
         self._counter = Counter("llm_cache_audit_total", told, ["node", "outcome"], registry=registry)
         self._audits.changed = self._changed
         judge.audited = lambda node, outcome: self._counter.labels(node, outcome).inc()
@@ -141,6 +147,8 @@ class CacheProofs:
 
     async def close(self) -> None:
         """Write what waits."""
+        if self._model is not None:
+            await self._model.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import Gauge
 
-from sidecar.cache_embedding import QuestionVectors
+from sidecar.cache_calls import QuestionVectors
 from sidecar.caching import forget
 from sidecar.engine import Engine
 from sidecar.errors import StoreFailed

@@ -262,13 +262,8 @@ def _audit(engine: Engine, call: Call, would_be: Likely, fresh: Answer) -> None:
     judge = engine.similar.judge
     if judge is None:
         return
-    is_given = not judge.unproven(call, would_be)
-    if judge.asked(call, would_be, fresh):
-        return
-    if is_given:
-        engine.answers.drop_everywhere(would_be.entry)
-    else:
-        engine.answers.drop(would_be.entry.digest)
+    drop = engine.answers.drop if judge.unproven(call, would_be) else engine.answers.drop_everywhere
+    judge.asked(call, would_be, fresh, lambda: drop(would_be.entry))
 
 
 async def complain(engine: Engine, call_id: str) -> bool:

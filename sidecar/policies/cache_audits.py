@@ -21,7 +21,8 @@ own from what would be served, so their average is that of what is served.
 A long good record must not hide that things have turned bad. So a CUSUM (Page 1954; ratio of four times the target to the target) closes
 a namespace as well, until it has come back to 0: closing more often takes nothing from the proof. For the same reason whatever can only
 count as a failure does no harm to it: people's complaints, which are no random sample and come in only when they are bad, and answers of
-which nobody can say whether they are the same.
+which a judge cannot say whether they are the same. An audit for which no judge could be asked is none; why it could not has nothing to do
+with what the answers say.
 
 Pods add up their counts. E needs the sums alone; to a pod the outcomes are a sequence in the order in which it learns of them, so that
 its own bound holds as said, for each pod by itself.

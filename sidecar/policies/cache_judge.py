@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Final
 
 from sidecar._core import compare
+from sidecar.policies import model_judge
 from sidecar.policies.cache_audits import Audits, Namespace, Standing
-from sidecar.policies.same_answer import FORM, same_answer
+from sidecar.policies.same_answer import FORM, WORDING, same_answer
 from sidecar.settings import Settings
 from sidecar.settings.caching import NodeCache
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from sidecar.answer import Answer
     from sidecar.call import Call
     from sidecar.policies.cache_similar import Likely
+
+# A model: whether the fresh answer to this call and the remembered one say the same. Told later: why not, "" if they do, None: not known.
+Model = Callable[["Call", str, str, Callable[[str | None], None]], None]
 
 _NODE: Final = NodeCache()
 _USUAL_ACCEPTANCE: Final = 0.95  # of services that settings do not name
@@ -47,6 +51,7 @@ class CacheJudge:
         rule = settings.cache.audit
         self.audits = Audits(share=rule.share, target=rule.target, confidence=rule.confidence, tell=self._tell)
         self.audited: Callable[[str, str], None] = lambda _node, _outcome: None
+        self.model: Model | None = None
         self._settings = settings
         self._random = random
         self._event = event
@@ -62,14 +67,23 @@ class CacheJudge:
     def gave(self, call: Call, likely: Likely) -> None:
         self.audits.served(self.namespace(call, likely), call.id, likely.entry.call_id)
 
-    def asked(self, call: Call, likely: Likely, fresh: Answer) -> bool:
-        """An audit. Returns whether the remembered answer says the same as the fresh one; else it is not to be kept."""
-        rule = _rule(call)
-        why = same_answer(fresh, likely.entry.answer(), rule.compare, rule.compare_overlap)
-        namespace = self.namespace(call, likely)
-        self.audits.record(namespace, same=not why)
-        self.audited(namespace.node, why or "same")
-        return not why
+    def asked(self, call: Call, likely: Likely, fresh: Answer, differs: Callable[[], None]) -> None:
+        """An audit. `differs` is called, now or later, if the remembered answer does not say the same as the fresh one."""
+        rule, remembered = _rule(call), likely.entry.answer()
+        why = same_answer(fresh, remembered, rule.compare, rule.compare_overlap)
+        told = partial(self._told, self.namespace(call, likely), differs)
+        if self.model is not None and rule.compare == "auto" and why in WORDING:
+            self.model(call, fresh.text, remembered.text, told)
+        else:
+            told(why)
+
+    def _told(self, namespace: Namespace, differs: Callable[[], None], why: str | None) -> None:
+        """Why they are not the same. None: nobody could say, which counts neither way."""
+        self.audited(namespace.node, "not judged" if why is None else why or "same")
+        if why is not None:
+            self.audits.record(namespace, same=not why)
+            if why:
+                differs()
 
     def complain(self, call_id: str) -> str | None:
         """A user says that this call's answer is wrong. Returns the id of the call that made it, if that was another one of late."""
@@ -89,16 +103,18 @@ class CacheJudge:
             self.audits.forget(tenant)
 
     def namespace(self, call: Call, likely: Likely) -> Namespace:
-        by, rule, named = self._settings.cache.audit.by, _rule(call), likely.entry.named
+        audit, rule, named = self._settings.cache.audit, _rule(call), likely.entry.named
         service = self._settings.services.get(call.service)
+        judge = f"{audit.judge} {model_judge.FORM}" if audit.judge and rule.compare == "auto" else ""
+        compared = f"{rule.compare}{FORM} {rule.compare_overlap:g} {judge}".rstrip()
         acceptance = service.cache_acceptance if service is not None else _USUAL_ACCEPTANCE
         return Namespace(
             f"{call.service}.{call.node_name}",
-            call.tenant if by == "tenant" else call.plan if by == "plan" else "",
+            call.tenant if audit.by == "tenant" else call.plan if audit.by == "plan" else "",
             named.model,
             named.prompt_name,
             named.prompt_version,
-            f"{fingerprint()} {acceptance:g} {rule.compare}{FORM} {rule.compare_overlap:g} {self._settings.cache.embedding}".rstrip(),
+            f"{fingerprint()} {acceptance:g} {compared} {self._settings.cache.embedding}".rstrip(),
         )
 
     def _tell(self, now: Standing) -> None:

@@ -47,8 +47,8 @@ class Judge(Protocol):
     def gave(self, call: Call, likely: Likely) -> None:
         """It was given."""
 
-    def asked(self, call: Call, likely: Likely, fresh: Answer) -> bool:
-        """It was not given, and this is what a provider said. Returns whether the remembered answer is to be kept."""
+    def asked(self, call: Call, likely: Likely, fresh: Answer, differs: Callable[[], None]) -> None:
+        """It was not given, and a provider said this. `differs` is called, now or later, if the remembered one is not to be kept."""
 
     def complain(self, call_id: str) -> str | None:
         """A user says that this call's answer is wrong. Returns the id of the call that made it, if it was given here of late."""

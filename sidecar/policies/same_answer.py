@@ -1,10 +1,11 @@
 """Do two answers say the same? Without a model, so "yes" needs proof, and whatever is in doubt is "no".
 
 A wrong "no" costs cache hits. A wrong "yes" would prove a cache that gives wrong answers. So an answer that a model words anew each time is
-another one here, and a node whose answers are like that does not prove itself, unless its operator lets a share of common words be enough
-(`words`): of the 2,742 English pairs in tools/verifier/pairs that differ in what they mean that takes 1 % for the same, and 3 % where they
-stand in a longer text, `auto` none. The verifier may refuse, but its score is not asked: where it is blind in two questions it would be
-blind in their answers too, and the audits with it.
+another one here, and a node whose answers are like that does not prove itself, unless a model judges what is worded anew (`WORDING`;
+`policies/model_judge.py`), or its operator lets a share of common words be enough (`words`): of the 2,742 English pairs in
+tools/verifier/pairs that differ in what they mean that takes 1 % for the same, and 3 % where they stand in a longer text, `auto` none. The
+verifier may refuse, but its score is not asked: where it is blind in two questions it would be blind in their answers too, and the audits
+with it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sidecar.json_text import UNREADABLE
 
 Comparison = Literal["auto", "exact", "words"]
 
+WORDING: Final = ("words", "numbers or signs", "length")  # why texts differ that may still mean the same: a model may say so
 FORM: Final = 2  # of these rules: what was proven under others starts anew
 _LONGEST: Final = 8_000  # characters, some 2 ms; longer texts are the same only if they are equal
 _FEW: Final = 8  # content words: in an answer with fewer each word counts

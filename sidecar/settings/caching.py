@@ -22,12 +22,17 @@ class AuditSettings(Struct, frozen=True):
 
     A similar answer is given only where it is proven, at this confidence, that fewer than `target` of them are wrong; see
     `policies/cache_audits.py`. What is proven holds for one node and `by` a plan's tenants together, each tenant alone, or all of them.
+
+    Wrong is what does not say the same as a fresh answer: word by word (JSON by value, code but for white space) or, with a `judge`, to
+    that model. Its calls are paid by the audited call's tenant, service and node; the usage log has them as prompt `cache-audit`. A judge's
+    own errors come on top: where it takes a share m of wrong answers for right, fewer than `target` / (1 - m) are wrong.
     """
 
     share: Annotated[float, Meta(ge=0.01, le=1)] = 0.03  # of the similar answers that may be given: a provider is asked all the same
     target: Annotated[float, Meta(ge=0.001, le=0.5)] = 0.02
     confidence: Annotated[float, Meta(ge=0.5, le=0.9999)] = 0.95
     by: Literal["plan", "tenant", "all"] = "plan"
+    judge: str = ""  # a model that says whether two answers mean the same where their words differ, on nodes that compare as `auto`
 
 
 class CacheSettings(Struct, frozen=True):
@@ -65,8 +70,8 @@ class NodeCache(Struct, frozen=True):
 
     `mode` is for calls that do not say themselves. `scope`: whose questions may be answered with one another's answers, never across
     tenants; with `user` nothing is remembered of calls that name none. `semantic`: answers to similar questions; `shadow` decides and
-    counts, and gives none. `compare`: when a remembered and a fresh answer say the same: word by word (`auto`), white space apart (`exact`,
-    for code such as SQL), or with enough `words` in common, which is lax; see `policies/same_answer.py`.
+    counts, and gives none. `compare`: when a remembered and a fresh answer say the same: word by word or to `cache.audit.judge` (`auto`),
+    white space apart (`exact`, for code such as SQL), or with enough `words` in common, which is lax; see `policies/same_answer.py`.
     """
 
     mode: Literal["off", "default"] = "off"

@@ -109,7 +109,7 @@ class Answers:
 
     def _found(self, digest: bytes, kept: Kept, now_ns: int) -> Found | None:
         if self.invalidations.hit(kept.generation, kept.named, kept.kept_ms, kept.call_id):
-            self.drop(digest)
+            self._drop(digest)
             return None
         return Found(unpacked(kept.data), max(0, now_ns - kept.kept_ns))
 
@@ -144,14 +144,19 @@ class Answers:
             return None
         return found
 
-    def drop(self, digest: bytes) -> None:
-        """Forget this one, here and in the file."""
+    def drop(self, entry: Entry) -> None:
+        """Forget this one, here and in the file, unless there is a newer answer in its place."""
+        kept = self._memory.peek(entry.digest)
+        if kept is not None and kept.call_id == entry.call_id:
+            self._drop(entry.digest)
+
+    def _drop(self, digest: bytes) -> None:
         if self._memory.remove(digest) is not None:
             self._tell_gone([digest])
 
     def drop_everywhere(self, entry: Entry) -> None:
         """Forget this one here, and have the other pods told."""
-        self.drop(entry.digest)
+        self.drop(entry)
         if self.shared is not None:
             self.shared.say_later(Invalidation(generation=0, entry=entry.call_id))
 

@@ -595,9 +595,10 @@ class OpenJudge:
     def gave(self, call, likely):
         self.gave_calls.append((call.id, likely.entry.call_id))
 
-    def asked(self, call, likely, fresh):
+    def asked(self, call, likely, fresh, differs):
         self.audits.append((likely.entry.answer().text, fresh.text))
-        return self.keeps
+        if not self.keeps:
+            differs()
 
 
 async def test_similar_question_is_answered_from_memory_where_a_judge_lets_it():
@@ -733,7 +734,7 @@ class Meanings(Embedder):
 def with_vectors(monkeypatch, **environ):
     """A bench whose verifier lets through whatever is near enough."""
     import sidecar.caching as module
-    from sidecar.cache_embedding import QuestionVectors
+    from sidecar.cache_calls import QuestionVectors
 
     class Verdict:
         veto = ""
@@ -784,7 +785,7 @@ async def test_vectors_that_do_not_come_in_time_or_are_none_fail_no_call(monkeyp
 
 
 def test_a_model_that_makes_no_vectors_is_a_mistake_in_the_settings():
-    from sidecar.cache_embedding import QuestionVectors
+    from sidecar.cache_calls import QuestionVectors
 
     for name, told in (("gpt-4o", "expected a model that makes embeddings"), ("nobody-knows", "nobody-knows")):
         with pytest.raises(errors.SettingsError, match=told):

@@ -74,7 +74,7 @@ async def test_operators_are_told_when_it_opens_and_when_it_closes():
     judge, one = bench.engine.similar.judge, likely()
     call = await bench.run()
     while judge.unproven(call, one):
-        assert judge.asked(call, one, one.entry.answer())
+        judge.asked(call, one, one.entry.answer(), differs=None)
     judge.gave(call, one)
     assert judge.complain(call.id) == "old"
     assert judge.complain(call.id) is None
