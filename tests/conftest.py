@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, settings
 
-from tests.fakes.running import MODELS, Sidecar, model_row, provider_tables, start
+from tests.fakes.running import MODELS, Sidecar, model_row, provider_tables, serving, start
 from tests.fakes.upstream import Upstream
 
 # How fast a machine is, is no matter for a test to fail on.
@@ -64,11 +64,8 @@ async def sidecar(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) 
     """One sidecar with all providers for all tests that do not need their own."""
     models = "".join(model_row(f"{p}-{i}", p) for p, many in MODELS.items() for i in range(many))
     tables = SHARED + provider_tables(upstream.url, *MODELS) + SMALL_MODELS + models
-    running = await start(tmp_path_factory.mktemp("sidecar"), tables, "max_message_bytes = 8388608")
-    try:
-        yield await running.until_serving()
-    finally:
-        await running.stop()
+    async with serving(tmp_path_factory.mktemp("sidecar"), tables, "max_message_bytes = 8388608") as running:
+        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="session")

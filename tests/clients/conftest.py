@@ -14,7 +14,7 @@ import pytest_asyncio
 from tests.clients.table import Table
 from tests.clients.talking import KINDS, Client, missing
 from tests.conftest import SHARED, SMALL_MODELS
-from tests.fakes.running import Sidecar, model_row, provider_tables, start
+from tests.fakes.running import Sidecar, model_row, provider_tables, serving
 from tests.fakes.upstream import Upstream
 
 _MOST_MODELS = 160
@@ -57,11 +57,8 @@ async def door(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> 
     """A sidecar that clients speak to by HTTP."""
     models = "".join(model_row(f"client-{i}", "compatible") for i in range(_MOST_MODELS))
     tables = SHARED + provider_tables(upstream.url, "compatible") + SMALL_MODELS + models
-    running = await start(tmp_path_factory.mktemp("door"), tables)
-    try:
-        yield await running.until_serving()
-    finally:
-        await running.stop()
+    async with serving(tmp_path_factory.mktemp("door"), tables) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from tests.clients.obedient import Obedient
 from tests.clients.table import Table
 from tests.clients.talking import PROGRAMS
 from tests.conftest import SHARED, SMALL_MODELS
-from tests.fakes.running import model_row, provider_tables, start
+from tests.fakes.running import model_row, provider_tables, serving
 
 _LEAST = 40  # tests that have to pass, so that a version that collects none is noticed
 _LOOP = ("-o", "asyncio_default_test_loop_scope=session", "-o", "asyncio_default_fixture_loop_scope=session", "-o", "asyncio_mode=auto")
@@ -31,16 +31,12 @@ async def test_standard_tests_of_langchain(tmp_path: Path, table: Table) -> None
         )
         environ = {"PATH": os.environ["PATH"], "TIKTOKEN_CACHE_DIR": str(await asyncio.to_thread(installing.vocabulary))}
         # Of a way to ask for structured answers, LangChain asks that tools be not called in parallel: the played provider knows the word.
-        sidecar = await start(tmp_path, tables, http='unknown_parameters = "pass"')
-        try:
-            await sidecar.until_serving()
+        async with serving(tmp_path, tables, http='unknown_parameters = "pass"') as sidecar:
             process = await asyncio.create_subprocess_exec(
                 str(python), "-m", "pytest", "-q", "-rA", "--tb=short", *_ALONE, *_LOOP, str(PROGRAMS / "langchain_standard.py"),
                 stdout=asyncio.subprocess.PIPE, env=environ | {"SIDECAR_ADDRESS": sidecar.http_url},
             )  # fmt: skip
             out, _ = await asyncio.wait_for(process.communicate(), 100)
-        finally:
-            await sidecar.stop()
     said = out.decode()
     assert process.returncode == 0, said[-6000:]
     passed = int(re.findall(r"(\d+) passed", said)[-1])

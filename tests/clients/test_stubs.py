@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from tests.clients import installing
 from tests.clients.table import SPEAKERS, Table
-from tests.fakes.running import ROOT, Sidecar, start
+from tests.fakes.running import ROOT, Sidecar, serving
 
 TOOLS = {
     "go": (("go",), "Go 1.25 or newer (Debian: apt-get install golang-go)"),
@@ -25,11 +25,8 @@ TOOLS = {
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def echo(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sidecar]:
     """A sidecar as `make run` starts it: without a key its echo answers."""
-    running = await start(tmp_path_factory.mktemp("echo"), "")
-    try:
-        yield await running.until_serving()
-    finally:
-        await running.stop()
+    async with serving(tmp_path_factory.mktemp("echo"), "") as running:
+        yield running
 
 
 @pytest.mark.parametrize("language", SPEAKERS)

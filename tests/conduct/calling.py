@@ -14,7 +14,7 @@ from msgspec import Struct
 from sidecar.v1 import llm_pb2 as pb
 from tests.conduct.faults import FAULTS, KEYS, WIRES, Fault, Way
 from tests.fakes import addresses
-from tests.fakes.running import Sidecar, model_row, start
+from tests.fakes.running import Sidecar, model_row, serving
 from tests.fakes.script import Say
 from tests.fakes.upstream import Upstream
 from tests.flow.reading import failure, read_stream
@@ -65,28 +65,14 @@ budget_percent = 100
 budget_most = 100_000
 set_aside_ms = 1
 
-[retries.rate_limited]
-waits_ms = [30]
-
-[retries.unavailable]
-waits_ms = [30]
-
-[retries.garbled]
-waits_ms = [30]
-
-[retries.stream_cut]
-waits_ms = [30]
-
-[retries.timeout]
-waits_ms = [30]
-
-[retries.first_token]
-waits_ms = [30]
-
 [limits]
 tenant_day_tokens = 1_000_000_000
 tenant_day_usd = "1000000"
 """
+QUICK = "".join(
+    f"[retries.{failure}]\nwaits_ms = [30]\n"
+    for failure in ("rate_limited", "unavailable", "garbled", "stream_cut", "timeout", "first_token")
+)
 
 
 class Case(Struct, frozen=True):
@@ -154,16 +140,13 @@ class Seen(Struct):
 async def stage(folder: Path) -> AsyncIterator[tuple[Sidecar, Upstream]]:
     """A sidecar with all providers, those at the fake and those at addresses where nobody answers."""
     async with Upstream() as upstream, addresses.addresses(folder, upstream.url) as nowhere:
-        tables = [SETTINGS, model_row("compatible-spare", "compatible", name="spare")]
+        tables = [SETTINGS, QUICK, model_row("compatible-spare", "compatible", name="spare")]
         for provider in WIRES:
             tables.append(_table(provider, provider, upstream.url))
             tables += [_table(f"{way.replace('_', '-')}-{provider}", provider, url) for way, url in nowhere.items()]
         tables += [model_row(case.model, case.at) for case in CASES]
-        running = await start(folder, "".join(tables))
-        try:
-            yield await running.until_serving(), upstream
-        finally:
-            await running.stop()
+        async with serving(folder, "".join(tables)) as running:
+            yield running, upstream
 
 
 def _table(name: str, kind: str, url: str) -> str:

@@ -15,7 +15,6 @@ from tests.flow.events import events
 
 NGINX = shutil.which("nginx")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="no nginx: tools/get_programs.sh installs it on Debian, as root")
-GONE_S = 1.0
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -73,8 +72,6 @@ async def test_client_who_goes_stops_the_provider(proxied, upstream):
                 break
         exchange = upstream.asked("compatible-default")[-1]
         response.close()
-        gone_at = asyncio.get_running_loop().time()
-        await exchange.ended(within_s=5)
-    assert exchange.closed_at - gone_at < GONE_S
+        await exchange.hung_up()
     await proxied.until_idle()
     upstream.on("compatible-default", Say())

@@ -17,13 +17,12 @@ from cryptography.x509.oid import NameOID
 
 from tests.fakes.running import free_port
 
-WAYS = ("refused", "nameless", "deaf", "plain", "self_signed")
 _NO_NAME = ".".join(["no-such-name"] * 20) + ".invalid"  # longer than names may be: the system says so itself, and asks no name server
 
 
 @contextlib.asynccontextmanager
 async def addresses(folder: Path, fake_url: str) -> AsyncIterator[dict[str, str]]:
-    """By way in `WAYS`: an address without a path. `plain` is the fake's own, asked for TLS."""
+    """By what is wrong with it: an address without a path. `plain` is the fake's own, asked for TLS."""
     with _deaf() as deaf:
         async with _self_signed(folder) as self_signed:
             yield {

@@ -9,7 +9,8 @@ import random
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,10 +30,21 @@ CAPABILITIES = (
 )  # fmt: skip
 
 
+def _ports() -> Iterator[int]:
+    """Below 32768, where those begin that outgoing connections are given. Of pytest's processes (xdist) each has a share of its own."""
+    process, processes = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    many = 12_000 // processes
+    begin = random.SystemRandom().randrange(many)  # another run of the tests may be under way
+    return (20_000 + process * many + number % many for number in count(begin))
+
+
+_PORTS = _ports()
+
+
 def free_port() -> int:
-    """A port that nobody listens on, and that no outgoing connection is given by the system meanwhile: those begin at 32768."""
+    """A port that nobody listens on, each time another one."""
     while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
+        port = next(_PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
@@ -164,3 +176,15 @@ async def start(folder: Path, tables: str, server: str = "", environ: dict[str, 
     settings.write_text(doors + tables)
     log = folder / f"log-{port}.jsonl"
     return Sidecar(await spawn(settings, log, environ), port, ops_port, log, http_port)
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    folder: Path, tables: str, server: str = "", environ: dict[str, str] | None = None, http: str = ""
+) -> AsyncIterator[Sidecar]:
+    """A sidecar as `start` starts it, which serves until the block ends."""
+    running = await start(folder, tables, server, environ, http)
+    try:
+        yield await running.until_serving()
+    finally:
+        await running.stop()

@@ -60,6 +60,13 @@ class Exchange:
         """Wait until nothing more is done for this request. Raises TimeoutError."""
         await asyncio.wait_for(self._ended.wait(), within_s)
 
+    async def hung_up(self, within_s: float = 1.0) -> None:
+        """Its caller has just left: the sidecar hangs up here too, within that time."""
+        left_at = asyncio.get_running_loop().time()
+        await self.ended(within_s + 4)
+        assert self.closed_at is not None, "it was answered to its end"
+        assert self.closed_at - left_at < within_s
+
 
 class Upstream:
     """The fake provider. Use it as an async context manager; `url` is its address without a path."""

@@ -1,4 +1,4 @@
-"""Reads server-sent events as a client would, and says what came: for tests of the HTTP door."""
+"""Asks the HTTP door, reads server-sent events as a client would, and says what came."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ class Event(NamedTuple):
     kind: str
     data: Any
     id: str = ""
+
+
+def ask(model: str, tenant: str = "", **fields: Any) -> dict[str, Any]:
+    return {"prompt": "Tell me a story.", "model": model, "caller": {"tenant": tenant}, **fields}
 
 
 async def events(response: aiohttp.ClientResponse) -> AsyncIterator[Event]:

@@ -10,7 +10,7 @@ import pytest
 
 from sidecar.v1 import llm_pb2 as pb
 from sidecar.v1 import ops_pb2
-from tests.fakes.running import model_row, provider_tables, start
+from tests.fakes.running import model_row, provider_tables, serving
 from tests.fakes.script import Say
 from tests.flow.reading import account, failed, failure, stream_failed
 
@@ -196,8 +196,7 @@ async def test_tenants_minute_is_waited_for_where_that_fits_and_refused_where_no
     upstream.on(model, Say(pieces=("done",), gate=gate))
     limits = "[limits]\ntenant_tokens_per_minute = 6_000\n"
     tables = provider_tables(upstream.url, "compatible") + model_row(model, "compatible") + limits
-    sidecar = await (await start(tmp_path, tables)).until_serving()
-    try:
+    async with serving(tmp_path, tables) as sidecar:
         first = ask("0", model, tenant)
         first.max_output_tokens = 5_800
         second = ask("1", model, tenant)
@@ -216,8 +215,6 @@ async def test_tenants_minute_is_waited_for_where_that_fits_and_refused_where_no
         assert [reply.text for reply in await asyncio.gather(*calls)] == ["done"] * 2
         metric = await sidecar.metrics()
         assert metric("llm_refused_total", reason="tenant_limit") >= 1
-    finally:
-        await sidecar.stop()
 
 
 async def test_sidecar_that_falls_behind_refuses_optional_calls_and_says_when(start_sidecar, upstream, fresh):

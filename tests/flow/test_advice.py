@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from sidecar.v1 import llm_pb2 as pb
 from sidecar.v1 import ops_pb2
-from tests.fakes.running import Sidecar, model_row, provider_tables, start
+from tests.fakes.running import Sidecar, model_row, provider_tables, serving
 from tests.fakes.script import Fail, Say
 from tests.flow import raw_http2
 from tests.flow.reading import failed, stream_failed
@@ -39,11 +39,8 @@ async def alone(upstream, tmp_path_factory) -> AsyncIterator[Sidecar]:
     services = ("core", "oracle", "vision", "synapse", "canvas", "shop")
     off = "".join(f"[services.{name}]\nbreaker_off = true\n" for name in services)
     tables = TABLES + off + provider_tables(upstream.url, "compatible") + model_row("advice-dead", "compatible")
-    running = await start(tmp_path_factory.mktemp("alone"), tables)
-    try:
-        yield await running.until_serving()
-    finally:
-        await running.stop()
+    async with serving(tmp_path_factory.mktemp("alone"), tables) as running:
+        yield running
 
 
 def ask(model: str = "", **caller: str) -> pb.GenerateRequest:
@@ -103,17 +100,13 @@ async def test_stream_that_breaks_after_its_first_piece(alone, upstream):
 
 
 async def test_budget_that_is_used_up(tmp_path):
-    sidecar = await start(tmp_path, "[limits]\ntenant_day_tokens = 1\n", 'language = "ko"')
-    try:
-        await sidecar.until_serving()
+    async with serving(tmp_path, "[limits]\ntenant_day_tokens = 1\n", 'language = "ko"') as sidecar:
         got = await failed(sidecar.llm.Generate(ask("echo/echo", node="oracle.summary")))
         assert (got.code, got.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "BUDGET_EXCEEDED")
         assert told(got) == ("sql_direct_input", "LLM_UNAVAILABLE", 503, 0)
         assert got.degradation.language == "ko"
         english = await failed(sidecar.llm.Generate(ask("echo/echo"), metadata=(("accept-language", "en"),)))
         assert (english.degradation.action, english.degradation.language) == ("retry_later", "en")
-    finally:
-        await sidecar.stop()
 
 
 async def test_sidecar_that_is_stopping(start_sidecar):

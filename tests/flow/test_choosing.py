@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from sidecar.v1 import llm_pb2 as pb
 from sidecar.v1 import ops_pb2
-from tests.fakes.running import Sidecar, model_row, provider_tables, start
+from tests.fakes.running import Sidecar, model_row, provider_tables, serving, start
 from tests.fakes.script import Fail, Say, Vectors
 from tests.fakes.upstream import Upstream
 from tests.flow.reading import failed, streamed
@@ -52,13 +52,9 @@ async def order(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) ->
     """One sidecar in which each rule of the order has a model of its own."""
     environ = {"MODEL_FLOW_SET": "compatible/set"}
     tables = ORDER + provider_tables(upstream.url, "compatible")
-    running = await start(tmp_path_factory.mktemp("order"), tables, environ=environ)
-    try:
-        await running.until_serving()
+    async with serving(tmp_path_factory.mktemp("order"), tables, environ=environ) as running:
         await running.ops.SetPreference(ops_pb2.SetPreferenceRequest(user="ann", plan="gold", model="compatible/wished"))
         yield running
-    finally:
-        await running.stop()
 
 
 def ask(node: str, model: str = "", prompt: str = "hi", complexity: int = 0, **caller: str) -> pb.GenerateRequest:

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2
 from sidecar.v1 import llm_pb2 as pb
 from sidecar.v1 import ops_pb2
 from tests.fakes.running import MODELS as PROVIDERS
-from tests.fakes.running import provider_tables, start
+from tests.fakes.running import provider_tables, serving
 from tests.fakes.script import Fail, Raw, Say, Stall
 from tests.fakes.upstream import MODELS, Upstream
 from tests.fakes.wires import Anthropic, Google, Ollama, OpenAI
@@ -179,11 +179,8 @@ async def checked(tmp_path):
     """A sidecar with every wire that checks its providers five times a second, and the fake that plays them: this test's own."""
     async with Upstream() as fake:
         rule = "[health]\ncheck_interval_ms = 200\ncheck_timeout_ms = 500\n"
-        sidecar = await start(tmp_path, rule + provider_tables(fake.url, *PROVIDERS))
-        try:
-            yield await sidecar.until_serving(), fake
-        finally:
-            await sidecar.stop()
+        async with serving(tmp_path, rule + provider_tables(fake.url, *PROVIDERS)) as sidecar:
+            yield sidecar, fake
 
 
 async def all_are(sidecar, health) -> bool:

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests.conftest import SMALL_MODELS
-from tests.fakes.running import provider_tables, start
+from tests.fakes.running import provider_tables, serving
 from tests.fakes.script import Fail, Say, Tokens, Tool
 from tests.flow.events import Event, events
 from tests.flow.reading import settled_once
@@ -202,11 +202,8 @@ async def test_failure_before_the_first_piece(http, sidecar, upstream, fresh, ki
 
 async def test_limits_are_told_when_they_are_reached(http, tmp_path, upstream):
     tables = "[limits]\ntenant_requests_per_minute = 1\n" + provider_tables(upstream.url, "compatible") + SMALL_MODELS
-    sidecar = await (await start(tmp_path, tables)).until_serving()
-    try:
+    async with serving(tmp_path, tables) as sidecar:
         told = [await post(http, sidecar, ask("compatible-default", "busy"), **{"x-request-timeout-ms": "3000"}) for _ in range(2)]
-    finally:
-        await sidecar.stop()
     assert [status for status, _, _ in told] == [200, 429]
     assert told[1][1]["error"]["type"] == "rate_limit_error"
     for _, _, headers in told:

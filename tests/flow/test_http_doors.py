@@ -16,7 +16,7 @@ import trustme
 
 from sidecar.v1 import llm_pb2 as pb
 from sidecar.v1 import llm_pb2_grpc, ops_pb2, ops_pb2_grpc
-from tests.fakes.running import Sidecar, free_port, spawn, start
+from tests.fakes.running import Sidecar, free_port, serving, spawn, start
 from tests.flow.reading import failed
 from tests.flow.test_commands import sidecar_command
 
@@ -152,8 +152,7 @@ async def test_stream_is_resumed_by_its_own_token_only(start_sidecar, upstream):
 async def test_secrets_are_told_nowhere(tmp_path, upstream):
     key = "sk-test-secret-5d41402abc"
     tables = f'[providers.openai]\napi_key = "{key}"\nbase_url = "{upstream.url}/v1"\n{TOKENS}'
-    sidecar = await (await start(tmp_path, tables, http='allowed_origins = ["https://a.example"]')).until_serving()
-    try:
+    async with serving(tmp_path, tables, http='allowed_origins = ["https://a.example"]') as sidecar:
         heard = [str(await ask(sidecar, **headers)) for headers in (bearer(ORACLE), bearer("guessed-token"), {"x-api-key": ORACLE + "x"})]
         operator = tuple(bearer(OPERATOR).items())
         heard.append(str(await sidecar.ops.GetStatus(ops_pb2.GetStatusRequest(), metadata=operator)))
@@ -163,8 +162,6 @@ async def test_secrets_are_told_nowhere(tmp_path, upstream):
             heard.append(await reply.text())
         limits = Path(f"/proc/{sidecar.process.pid}/limits").read_text()  # noqa: ASYNC240
         assert next(line for line in limits.splitlines() if "core file" in line).split()[4:6] == ["1", "1"]
-    finally:
-        await sidecar.stop()
     heard.append(sidecar.log)
     for secret in (key, ORACLE, WEAVER, OPERATOR, "guessed-token", hashed(ORACLE), hashed(OPERATOR)):
         assert not any(secret in said for said in heard), secret

@@ -6,16 +6,13 @@ import base64
 import hashlib
 import json
 import struct
-from collections.abc import AsyncIterator
 from typing import Any
 
-import aiohttp
 import pytest
-import pytest_asyncio
 
 from sidecar.v1 import llm_pb2 as pb
 from tests.conftest import SMALL_MODELS
-from tests.fakes.running import provider_tables, start
+from tests.fakes.running import provider_tables, serving
 from tests.fakes.script import Fail, Say, Tokens, Tool, Vectors, vector_of
 from tests.flow.reading import account, settled_once
 
@@ -29,12 +26,6 @@ LIMITS = (
 )
 
 SOON = {"x-request-timeout-ms": "3000"}
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 def ask(model: str, tenant: str = "", **fields: Any) -> dict[str, Any]:
@@ -351,11 +342,8 @@ async def test_failures_that_set_a_provider_aside(http, start_sidecar, upstream)
 
 async def test_used_up_account_says_how_it_stands(http, tmp_path, upstream):
     tables = "[limits]\ntenant_day_tokens = 20\n" + provider_tables(upstream.url, "compatible") + SMALL_MODELS
-    sidecar = await (await start(tmp_path, tables)).until_serving()
-    try:
+    async with serving(tmp_path, tables) as sidecar:
         status, said, headers = await post(http, sidecar, ask("compatible-default", "poor"))
-    finally:
-        await sidecar.stop()
     assert (status, said["error"]["code"], said["error"]["type"]) == (429, "insufficient_quota", "insufficient_quota")
     assert (headers["x-ratelimit-limit-tokens"], headers["x-ratelimit-remaining-tokens"]) == ("20", "20")
     assert said["error"]["sidecar"]["facts"]["account"].startswith("tenant:poor:")
@@ -363,12 +351,9 @@ async def test_used_up_account_says_how_it_stands(http, tmp_path, upstream):
 
 async def test_limits_are_told_while_they_hold_and_when_they_are_reached(http, tmp_path, upstream):
     tables = "[limits]\ntenant_requests_per_minute = 2\n" + provider_tables(upstream.url, "compatible") + SMALL_MODELS
-    sidecar = await (await start(tmp_path, tables)).until_serving()
     upstream.on("compatible-default", Say(headers=LIMITS), Say())
-    try:
+    async with serving(tmp_path, tables) as sidecar:
         told = [await post(http, sidecar, ask("compatible-default", "busy", max_tokens=9), **SOON) for _ in range(3)]
-    finally:
-        await sidecar.stop()
     assert [status for status, _, _ in told] == [200, 200, 429]
     assert told[2][1]["error"]["code"] == "rate_limit_exceeded"
     left = [(headers["x-ratelimit-limit-requests"], headers["x-ratelimit-remaining-requests"]) for _, _, headers in told]

@@ -17,7 +17,6 @@ from tests.flow import raw_http2
 from tests.flow.reading import account, failed, settled_once, stream_failed, streamed
 
 ALL = ("openai", "anthropic", "google", "ollama", "compatible")
-CANCEL_S = 1.0
 DEADLINE_S = 0.25
 NOISE_S = 0.25
 
@@ -38,9 +37,7 @@ async def test_cancelled_unary_call_stops_the_provider(sidecar, upstream, fresh,
     held = await account(sidecar, tenant)
     assert held.pending_nano_usd > 0
     call.cancel()
-    cancelled_at = asyncio.get_running_loop().time()
-    await exchange.ended(within_s=5)
-    assert exchange.closed_at - cancelled_at < CANCEL_S
+    await exchange.hung_up()
     assert await settled_once(sidecar, model, "CANCELLED", tenant) > 0  # the prompt was sent, and is billed
 
 
@@ -53,9 +50,7 @@ async def test_cancelled_stream_stops_the_provider(sidecar, upstream, fresh, ten
         pass
     exchange = await upstream.request(model)
     stream.cancel()
-    cancelled_at = asyncio.get_running_loop().time()
-    await exchange.ended(within_s=5)
-    assert exchange.closed_at - cancelled_at < CANCEL_S
+    await exchange.hung_up()
     assert await settled_once(sidecar, model, "CANCELLED", tenant) > 0
 
 
@@ -75,9 +70,7 @@ async def test_cancelled_embedding(sidecar, upstream, fresh, tenant):
     call = sidecar.llm.Embed(pb.EmbedRequest(inputs=["x"], model=model, caller=pb.Caller(tenant=tenant)))
     exchange = await upstream.request(model)
     call.cancel()
-    cancelled_at = asyncio.get_running_loop().time()
-    await exchange.ended(within_s=5)
-    assert exchange.closed_at - cancelled_at < CANCEL_S
+    await exchange.hung_up()
     await settled_once(sidecar, model, "CANCELLED", tenant)
 
 
@@ -89,9 +82,7 @@ async def test_caller_whose_machine_died(sidecar, upstream, fresh, tenant):
     call = asyncio.ensure_future(raw_http2.call(sidecar.target, "/sidecar.v1.LLMService/Stream", message))
     exchange = await upstream.request(model)
     call.cancel()  # closes the socket
-    gone_at = asyncio.get_running_loop().time()
-    await exchange.ended(within_s=5)
-    assert exchange.closed_at - gone_at < CANCEL_S
+    await exchange.hung_up()
     await settled_once(sidecar, model, "CANCELLED", tenant)
 
 
@@ -104,9 +95,7 @@ async def test_cancelled_by_a_caller_who_does_not_read(sidecar, upstream, fresh,
     exchange = await upstream.request(model)
     assert exchange.pieces_sent < 500
     stream.cancel()
-    cancelled_at = asyncio.get_running_loop().time()
-    await exchange.ended(within_s=5)
-    assert exchange.closed_at - cancelled_at < CANCEL_S
+    await exchange.hung_up()
     assert await settled_once(sidecar, model, "CANCELLED", tenant) > 0
 
 

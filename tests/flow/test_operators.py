@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from sidecar.v1 import llm_pb2 as pb
 from sidecar.v1 import ops_pb2
-from tests.fakes.running import Sidecar, free_port, model_row, provider_tables, spawn, start
+from tests.fakes.running import Sidecar, free_port, model_row, provider_tables, serving, spawn, start
 from tests.fakes.script import Fail, Say
 from tests.flow.reading import failed
 
@@ -59,11 +59,8 @@ def tables(url: str) -> str:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def one(upstream, tmp_path_factory) -> AsyncIterator[Sidecar]:
     """One sidecar for all tests here that leave it as it was; each has a service, a user or a model of its own."""
-    running = await start(tmp_path_factory.mktemp("operators"), tables(upstream.url))
-    try:
-        yield await running.until_serving()
-    finally:
-        await running.stop()
+    async with serving(tmp_path_factory.mktemp("operators"), tables(upstream.url)) as running:
+        yield running
 
 
 def ask(model: str = "", **caller: str) -> pb.GenerateRequest:

@@ -17,7 +17,6 @@ from tests.fakes.script import Fail, Raw, Say, Stall, Step
 from tests.flow.reading import account, failed, stream_failed
 
 WIRES = ("openai", "anthropic", "google", "ollama", "compatible")
-CANCEL_S = 1.0
 DEADLINE_S = 0.25
 NOISE_S = 0.25
 
@@ -69,9 +68,7 @@ async def test_a_cancel_reaches_the_provider_and_nothing_follows(sidecar, upstre
     call = begin(sidecar, stage, model, tenant)
     exchange = await held(upstream, stage, model)
     call.cancel()
-    cancelled_at = asyncio.get_running_loop().time()
-    await exchange.ended(within_s=5)
-    assert exchange.closed_at - cancelled_at < CANCEL_S
+    await exchange.hung_up()
     await sidecar.until_idle()
     assert len(upstream.asked(model)) == len(stage.steps)
     paid = await account(sidecar, tenant)
@@ -132,8 +129,7 @@ async def test_a_caller_who_leaves_the_fallback_leaves_it(sidecar, upstream, fre
         exchange = await upstream.request("compatible-default", before)
         call.cancel()
         cancelled_at = asyncio.get_running_loop().time()
-        await exchange.ended(within_s=5)
-        assert exchange.closed_at - cancelled_at < CANCEL_S
+        await exchange.hung_up()
         await sidecar.until_idle()
         assert len(upstream.asked("compatible-spare")) == 0 or upstream.asked("compatible-spare")[-1].arrived_at < cancelled_at
     finally:

@@ -8,7 +8,7 @@ import grpc
 
 from sidecar.v1 import llm_pb2 as pb
 from sidecar.v1 import ops_pb2
-from tests.fakes.running import start
+from tests.fakes.running import serving
 from tests.flow.reading import failed
 
 
@@ -26,11 +26,7 @@ async def test_status_shows_what_was_noticed_at_start(start_sidecar):
 
 async def test_small_limit_hinders_no_start(tmp_path):
     """The calls that warm the process up are on no account."""
-    sidecar = await start(tmp_path, "[limits]\ntenant_day_tokens = 1\n")
-    try:
-        await sidecar.until_serving()
+    async with serving(tmp_path, "[limits]\ntenant_day_tokens = 1\n") as sidecar:
         got = await failed(sidecar.llm.Generate(pb.GenerateRequest(prompt="hi", model="echo/echo")))
         assert (got.code, got.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "BUDGET_EXCEEDED")
         assert (await sidecar.metrics())("llm_request_total") == 1
-    finally:
-        await sidecar.stop()
