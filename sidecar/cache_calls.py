@@ -13,11 +13,10 @@ from typing import Final, Literal
 from sidecar.call import Call, Caller, EmbedRequest, GenerateRequest, Priority
 from sidecar.catalog import Model
 from sidecar.engine import Engine
-from sidecar.errors import ProviderContextExceeded, ProviderRejected, SettingsError, SidecarError, UnknownModel
+from sidecar.errors import ProviderContextExceeded, ProviderRejected, SidecarError
 from sidecar.pipeline import run
 from sidecar.policies import model_judge
 from sidecar.policies.cache_rules import last_turn
-from sidecar.settings.reading import shown
 
 _JUDGE_PROMPT: Final = "cache-audit"  # under which a judge's calls are found in the usage log
 _JUDGE_S: Final = 30.0
@@ -29,9 +28,8 @@ class QuestionVectors:
     """The vector of a call's question by `cache.embedding`, or None: it must not fail the call. A text embedded before costs nothing."""
 
     def __init__(self, engine: Engine) -> None:
-        """Raises SettingsError where `cache.embedding` is no model that makes vectors."""
         self._engine = engine
-        self._model = _model(engine, ("cache", "embedding"), engine.settings.cache.embedding, "embed")
+        self._model = engine.catalog.model(engine.settings.cache.embedding, embedding=True)
 
     async def __call__(self, call: Call, question: str) -> Sequence[float] | None:
         engine = self._engine
@@ -54,9 +52,8 @@ class ModelJudge:
     """Asks `cache.audit.judge` whether two answers say the same, beside the calls."""
 
     def __init__(self, engine: Engine) -> None:
-        """Raises SettingsError where `cache.audit.judge` is no model that writes answers."""
         self._engine = engine
-        self._model = _model(engine, ("cache", "audit", "judge"), engine.settings.cache.audit.judge, "generate")
+        self._model = engine.catalog.model(engine.settings.cache.audit.judge)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __call__(self, call: Call, fresh: str, remembered: str, tell: Callable[[str | None], None]) -> None:
@@ -106,19 +103,6 @@ class ModelJudge:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _model(engine: Engine, keys: tuple[str, ...], name: str, does: Literal["embed", "generate"]) -> Model:
-    """Raises SettingsError."""
-    where, is_embed = engine.settings.origin(*keys), does == "embed"
-    try:
-        model = engine.catalog.model(name, embedding=is_embed)
-    except UnknownModel as error:
-        raise SettingsError(where, "", error.message) from None
-    if does not in model.capabilities:
-        problem = f"found {shown(name)}, expected a model that {'makes embeddings' if is_embed else 'writes answers'}"
-        raise SettingsError(where, "", problem)
-    return model
 
 
 def _caller(call: Call, *, priority: Priority = "normal", user: str = "", plan: str = "") -> Caller:

@@ -34,7 +34,6 @@ class CacheProofs:
     """Runs beside the calls, from `open` to `close`. Without server.data_dir every start begins with nothing proven."""
 
     def __init__(self, engine: Engine, judge: CacheJudge) -> None:
-        """Raises SettingsError where `cache.audit.judge` is no model that writes answers."""
         self._engine = engine
         self._audits = judge.audits
         self._model = judge.model = ModelJudge(engine) if engine.settings.cache.audit.judge else None

@@ -35,7 +35,7 @@ class CacheStores:
     """Opens what settings name, and does what must be done beside the calls."""
 
     def __init__(self, engine: Engine) -> None:
-        """Raises SettingsError for a missing package or an unknown model."""
+        """Raises SettingsError for a missing package."""
         self._engine = engine
         if engine.settings.cache.embedding:
             engine.similar.embed = QuestionVectors(engine)

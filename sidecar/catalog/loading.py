@@ -216,6 +216,10 @@ def _references(catalog: Catalog, settings: Settings) -> Iterator[Reference]:
                 yield ref, f"plan {name}", settings.origin("plans", name, key), False
     for name, ref in _tiers(settings):
         yield ref, f"tier {name}", settings.origin("tiers", name), False
+    if settings.cache.embedding:
+        yield settings.cache.embedding, "the cache", settings.origin("cache", "embedding"), True
+    if settings.cache.audit.judge:
+        yield settings.cache.audit.judge, "the cache", settings.origin("cache", "audit", "judge"), False
     profile = f"profile {catalog.profile.name}"
     for number, ref in enumerate(catalog.profile.models):
         yield ref, profile, settings.origin("profile", "fallbacks" if number else "primary"), False
@@ -229,8 +233,15 @@ def _tiers(settings: Settings) -> tuple[tuple[str, str], ...]:
 
 
 def _check_wishes(catalog: Catalog, settings: Settings) -> None:
-    """What chooses a model for an answer must be able to give one; what users may prefer must be what their plan allows."""
+    """What is named for an answer must be able to give one; what users may prefer must be what their plan allows."""
+    cache = settings.cache
+    if cache.embedding and "embed" not in catalog.named(cache.embedding, embedding=True).capabilities:
+        raise SettingsError(
+            settings.origin("cache", "embedding"), "", f"found {shown(cache.embedding)}, expected a model that makes embeddings"
+        )
     wishes = [(ref, settings.origin("tiers", name)) for name, ref in _tiers(settings)]
+    if cache.audit.judge:
+        wishes.append((cache.audit.judge, settings.origin("cache", "audit", "judge")))
     for name, plan in settings.plans.items():
         origin = settings.origin("plans", name, "preferred")
         wishes += [(ref, origin) for ref in plan.preferred]

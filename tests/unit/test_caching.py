@@ -784,14 +784,6 @@ async def test_vectors_that_do_not_come_in_time_or_are_none_fail_no_call(monkeyp
     bench.assert_settled()
 
 
-def test_a_model_that_makes_no_vectors_is_a_mistake_in_the_settings():
-    from sidecar.cache_calls import QuestionVectors
-
-    for name, told in (("gpt-4o", "expected a model that makes embeddings"), ("nobody-knows", "nobody-knows")):
-        with pytest.raises(errors.SettingsError, match=told):
-            QuestionVectors(Bench(SIDECAR_CACHE__EMBEDDING=name).engine)
-
-
 async def test_where_no_provider_may_be_asked_a_proven_answer_is_given_and_not_audited():
     bench = Bench(**SIMILAR)
     bench.engine.similar.judge = judge = OpenJudge()
