@@ -9,14 +9,14 @@ from msgspec.structs import replace
 
 from sidecar._core import Balance, Ledger, Rule
 from sidecar.call import Call, Priority
-from sidecar.errors import BudgetExceeded, InvalidRequest, NotAllowed, Overloaded, SidecarError
+from sidecar.errors import InvalidRequest, Overloaded
+from sidecar.policies.run_rules import is_closed, most_input, most_output, objection
 
 _MOST_RUNS = 10_000  # about 100 MB with 100 agents each and nothing forgotten; a few MB as runs are
 _MOST_AGENTS = 100
 DEFAULT_RESERVE_PERCENT = 15
 _MOST_CLOSED = 10_000
 _MOST_STEPS_SEEN = 10_000  # of one run: beyond that a step asked again is taken for a new one
-_RANK = {"critical": 0, "normal": 1, "optional": 2}
 
 
 class Share(Struct, frozen=True):
@@ -67,7 +67,7 @@ class Run(Struct):
     @property
     def account(self) -> str:
         """The ledger's account of the whole run."""
-        return f"run:{escaped(self.plan.tenant)}:{self.plan.run}:plan"
+        return account_of(self.plan.tenant, self.plan.run)
 
     @property
     def first_account(self) -> str:
@@ -92,6 +92,30 @@ class Run(Struct):
     def tally(self, agent: str) -> Tally:
         """Agents that the plan does not name are counted together."""
         return self.tallies.setdefault(agent if agent in self.plan.agents else "", Tally())
+
+
+class _Here:
+    """How a run stands that is this sidecar's own: its money is in the ledger."""
+
+    def __init__(self, run: Run, call: Call, rules: Mapping[str, Rule], ledger: Ledger, now_ns: int) -> None:
+        self._run = run
+        self._rules = rules
+        self._ledger = ledger
+        self._now_ns = now_ns
+        self.steps = run.steps
+        self.is_again = is_again(run, call)
+
+    def tokens(self, agent: str) -> tuple[int, int]:
+        tally = self._run.tally(agent)
+        return tally.input_tokens + tally.pending_input, tally.output_tokens + tally.pending_output
+
+    def taken(self, account: str) -> int:
+        balance = self._ledger.balance(account, self._now_ns)
+        return 0 if balance is None else balance.used_nano_usd + balance.pending_nano_usd
+
+    def limit(self, account: str) -> int:
+        balance = self._ledger.balance(account, self._now_ns)
+        return (self._rules[account].limit_nano_usd if balance is None else balance.limit_nano_usd) or 0
 
 
 class Runs:
@@ -125,8 +149,7 @@ class Runs:
         """
         key = (call.tenant, call.run)
         if key in self._closed:
-            account = f"run:{escaped(call.tenant)}:{call.run}:plan"
-            raise _exceeded(account, f"is closed: run {call.run} was ended; open a plan for it, or take another id", "nano_usd", 0, 0, 0)
+            raise is_closed(account_of(*key), call.run)
         brought = call.request.caller.run_plan
         if brought is not None:
             return self.open(replace(brought, tenant=call.tenant, run=call.run), now_ns // 1_000_000)
@@ -197,7 +220,7 @@ class Runs:
         if run is None:
             return []
         names = [run.account, run.agent_account(call.agent)]
-        if not _is_again(run, call):
+        if not is_again(run, call):
             names.insert(0, run.first_account)
         return [(name, self._rules[name]) for name in names if name in self._rules]
 
@@ -218,53 +241,10 @@ class Runs:
 
     def check(self, run: Run, call: Call, ledger: Ledger, now_ns: int) -> None:
         """Whether the plan lets the call in, the ledger's limits apart. Raises NotAllowed or BudgetExceeded."""
-        found = self._objection(run, call, ledger, now_ns)
+        found = objection(run, call, _Here(run, call, self._rules, ledger, now_ns))
         if found is not None:
             self.refused(run, call)
             raise found
-
-    def _objection(self, run: Run, call: Call, ledger: Ledger, now_ns: int) -> SidecarError | None:
-        plan = run.plan
-        share = plan.agents.get(call.agent)
-        if plan.agents and share is None:
-            agents = ", ".join(sorted(plan.agents))
-            why = f"the plan of run {plan.run} has no agent {call.agent or '(none named)'}; it has {agents}"
-            return NotAllowed(why, field="caller.agent")
-        most_steps, step = plan.max_steps, call.request.caller.step
-        if most_steps is not None and not _is_again(run, call) and (run.steps >= most_steps or step > most_steps):
-            why = f"has a limit of {most_steps} steps: {run.steps} were made{f', and this is step {step}' if step else ''}"
-            return _exceeded(f"{run.account}:steps", why, "steps", most_steps, run.steps, 1)
-        if share is None:
-            return None
-        tally, account = run.tally(call.agent), run.agent_account(call.agent)
-        for side, most, used, asked in (
-            ("input", share.max_input_tokens, tally.input_tokens + tally.pending_input, _most_input(call)),
-            ("output", share.max_output_tokens, tally.output_tokens + tally.pending_output, _most_output(call)),
-        ):
-            if most is not None and used + asked > most:
-                why = f"has a limit of {most} {side} tokens in this run: {used} are used or held, and this call may need {asked}"
-                return _exceeded(f"{account}:{side}", why, "tokens", most, used, asked)
-        return self._kept_for_others(run, share, call, ledger, now_ns)
-
-    def _kept_for_others(self, run: Run, share: Share, call: Call, ledger: Ledger, now_ns: int) -> SidecarError | None:
-        """When the plan runs short, what agents of higher priority have not used of their shares is kept for them."""
-        kept = 0
-        for name, other in run.plan.agents.items():
-            if other.max_nano_usd is not None and _RANK[other.priority] < _RANK[share.priority]:
-                kept += max(0, other.max_nano_usd - _taken(ledger, run.agent_account(name), now_ns))
-        nano_usd = call.max_nano_usd
-        if not kept or not nano_usd:
-            return None
-        account = run.account if _is_again(run, call) else run.first_account
-        balance, taken = ledger.balance(account, now_ns), _taken(ledger, account, now_ns)
-        limit = (self._rules[account].limit_nano_usd if balance is None else balance.limit_nano_usd) or 0
-        if taken + nano_usd + kept <= limit:
-            return None
-        why = (
-            f"has a limit of {limit / 1e9:.6f} USD: {taken / 1e9:.6f} are used or held, {kept / 1e9:.6f} are kept for agents that matter "
-            f"more than {share.priority} ones, and this call may need {nano_usd / 1e9:.6f}"
-        )
-        return _exceeded(account, why, "nano_usd", limit, taken + kept, nano_usd)
 
     def refused(self, run: Run, call: Call) -> None:
         run.refused += 1
@@ -274,12 +254,12 @@ class Runs:
     def let_in(self, run: Run, call: Call, reservation: int, now_ns: int) -> None:
         """The ledger holds the call's money: count its step and hold its tokens."""
         run.used_ms = now_ns // 1_000_000
-        if not _is_again(run, call):
+        if not is_again(run, call):
             run.steps += 1
             if call.request.caller.step and len(run.seen) < _MOST_STEPS_SEEN:
                 run.seen.add((call.agent, call.request.caller.step))
         tally = run.tally(call.agent)
-        held_input, held_output = _most_input(call), _most_output(call)
+        held_input, held_output = most_input(call), most_output(call)
         tally.pending_input += held_input
         tally.pending_output += held_output
         tally.calls += 1
@@ -355,29 +335,15 @@ def escaped(part: str) -> str:
     return part.replace("%", "%25").replace(":", "%3A") if ":" in part or "%" in part else part
 
 
+def account_of(tenant: str, run: str) -> str:
+    """The ledger's account of a whole run."""
+    return f"run:{escaped(tenant)}:{run}:plan"
+
+
 def _amount(value: int, field: str, least: int = 0) -> None:
     if not least <= value <= 2**63 - 1:
         raise InvalidRequest(f"{field} is {value}; expected {least} to {2**63 - 1}", field=field)
 
 
-def _is_again(run: Run, call: Call) -> bool:
+def is_again(run: Run, call: Call) -> bool:
     return bool(call.request.caller.step) and (call.agent, call.request.caller.step) in run.seen
-
-
-def _taken(ledger: Ledger, account: str, now_ns: int) -> int:
-    balance = ledger.balance(account, now_ns)
-    return 0 if balance is None else balance.used_nano_usd + balance.pending_nano_usd
-
-
-def _most_input(call: Call) -> int:
-    return max(candidate.input_tokens for candidate in call.candidates)
-
-
-def _most_output(call: Call) -> int:
-    return max(candidate.max_output_tokens for candidate in call.candidates)
-
-
-def _exceeded(account: str, why: str, unit: str, limit: int, used: int, asked: int) -> BudgetExceeded:
-    return BudgetExceeded(
-        f"account {account} {why}", account=account, unit=unit, limit=limit, used=used, asked=asked, resets_at_ns=None, retry_after_ms=None
-    )
