@@ -125,7 +125,8 @@ class Posting:
     def late(self) -> bool:
         """At or after the end of the reservation's time: what it held may have been given to others since."""
     @property
-    def warnings(self) -> list[str]: ...
+    def warnings(self) -> list[str]:
+        """As of a reservation; of windows that have passed there are none."""
 
 @final
 class Balance:

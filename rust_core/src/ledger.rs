@@ -193,7 +193,8 @@ impl Ledger {
             window.release(held);
             window.used = window.used.plus(spent).expect("checked above");
             window.overruns = window.overruns.saturating_add(u32::from(!overrun.is_zero()));
-            if window.warns(&rule) {
+            // Of a window that is over nobody need be warned, and whoever is told would take it for the one of now.
+            if !window.span.has_ended(now_ns) && window.warns(&rule) {
                 warnings.push(account.name.to_string());
             }
         }

@@ -142,7 +142,7 @@ class ModelLedger:
         overrun = [max(0, spent[unit] - reservation.held[unit]) for unit in UNITS]
         for _, window in reservation.windows:
             window.overruns += any(overrun)
-        warnings = self._warnings(reservation.windows)
+        warnings = self._warnings([(name, window) for name, window in reservation.windows if not window.has_ended(now_ns)])
         for name, window in reservation.windows:
             account = self.accounts[name]
             was_written = name in self._written and self._written[name][1].bounds() == window.bounds()
