@@ -75,11 +75,12 @@ class Upstream:
         self.default: Step = default or Say()
         self.exchanges: list[Exchange] = []
         self.url = ""
-        self._scripts: dict[str, list[Step]] = {}
+        self._scripts: dict[str, list[Step | Callable[[Exchange], Step]]] = {}
         self._arrived = asyncio.Event()
         self._runner: web.AppRunner | None = None
 
-    def on(self, model: str, *steps: Step) -> None:
+    def on(self, model: str, *steps: Step | Callable[[Exchange], Step]) -> None:
+        """What happens to requests about this model, one step each, the last one again and again; a function sees what was asked."""
         self._scripts[model] = list(steps)
 
     def asked(self, model: str) -> list[Exchange]:
@@ -169,7 +170,8 @@ class Upstream:
         self, request: web.Request, exchange: Exchange, refusal: Fail | None, kind: Callable[..., Any]
     ) -> web.StreamResponse:
         script = self._scripts.get(exchange.model)
-        step: Step = self.default if script is None else script.pop(0) if len(script) > 1 else script[0]
+        found = self.default if script is None else script.pop(0) if len(script) > 1 else script[0]
+        step = found(exchange) if callable(found) else found
         try:
             return await _perform(refusal or step, request, exchange, kind)
         except (asyncio.CancelledError, ConnectionResetError):

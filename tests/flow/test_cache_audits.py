@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 
 import pytest
 import pytest_asyncio
@@ -165,6 +166,42 @@ async def test_command_line_tells_it(pod):
     assert f"{NODE} paid {MODEL}: open; 0 of " in out
 
 
+async def test_a_model_judges_answers_that_are_worded_anew_each_time(start_sidecar, upstream, tmp_path):
+    ways = itertools.cycle(("Open the settings.", "The settings are what you have to open.", "It is in the settings: open them."))
+    upstream.on("compatible-default", lambda _: Say(pieces=(next(ways),)))
+    upstream.on("compatible-spare", judged)
+    try:
+        pod = await start_sidecar(f'{ROWS}judge = "compatible/compatible-spare"\n', f'data_dir = "{tmp_path}/data"')
+        before = len(upstream.asked("compatible-spare"))
+        who = pb.Caller(node=NODE, tenant="acme", plan="paid", run="r1", step=1)
+        for number, question in enumerate(itertools.islice(variants(), 10)):
+            got = await pod.llm.Generate(ask(question, caller=who))
+            if got.cache.kind == SEMANTIC:
+                break
+            assert await until_audits(pod, number) == (number, 0, number > 1)  # the judge is asked beside the calls
+        assert got.cache.kind == SEMANTIC
+        (proof,) = (await proofs(pod)).proofs
+        assert (proof.failures, proof.open) == (0, True)
+        assert "compatible/compatible-spare" in proof.rules
+        told = await pod.ops.ListCalls(ops_pb2.ListCallsRequest(filter=ops_pb2.UsageFilter(equals={"prompt_name": "cache-audit"})))
+        assert len(told.calls) == len(upstream.asked("compatible-spare")) - before > 0
+        assert {(c.model, c.caller.node, c.caller.tenant, c.caller.run, c.status) for c in told.calls} == {
+            ("compatible-spare", "ilar", "acme", "", "ok")
+        }
+        assert all(call.cost_nano_usd > 0 for call in told.calls)
+    finally:
+        upstream.on("compatible-default", Say())
+        upstream.on("compatible-spare", Say())
+
+
+def judged(exchange) -> Say:
+    """A judge to whom whatever holds the settings says the same."""
+    system, user = (message["content"] for message in exchange.body["messages"])
+    texts = json.loads(user)
+    is_same = all("settings" in texts[name] for name in ("first", "second"))
+    return Say(pieces=(f"{system.partition('`')[2].split()[0]} {'same' if is_same else 'different'}",))
+
+
 @pytest.mark.skipif(PROGRAM is None, reason="neither redis-server nor valkey-server is installed")
 async def test_pods_add_up_what_they_audit(start_sidecar, upstream, tmp_path):
     upstream.on("compatible-default", Say(pieces=("Open the settings.",)))
@@ -203,7 +240,7 @@ async def test_pods_add_up_what_they_audit(start_sidecar, upstream, tmp_path):
 
 async def until_audits(pod, many: int) -> tuple[int, int, bool]:
     async with asyncio.timeout(20):
-        while not (found := (await proofs(pod)).proofs) or found[0].audits < many:  # noqa: ASYNC110  (another process's)
+        while (found := [*(await proofs(pod)).proofs, cache_pb2.CacheProof()])[0].audits < many:  # noqa: ASYNC110  (another process's)
             await asyncio.sleep(0.1)
     return found[0].audits, found[0].failures, found[0].open
 
