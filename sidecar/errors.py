@@ -260,7 +260,17 @@ class Cancelled(SidecarError):
 
 
 class InternalError(SidecarError):
+    """`known_as` is the id under which the log has it; "": the call's own."""
+
     reason = "INTERNAL"
+    known_as = ""
+
+    @classmethod
+    def of(cls, defect: BaseException, known_as: str) -> InternalError:
+        """What a caller is told of a defect: how to report it, nothing of what it says."""
+        error = cls(f"a defect of the sidecar ({type(defect).__name__}); please report it with the id {known_as}")
+        error.known_as = known_as
+        return error
 
 
 class SettingsError(Exception):

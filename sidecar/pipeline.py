@@ -67,7 +67,7 @@ async def run(engine: Engine, call: Call) -> None:
             task.uncancel()
         raise call.aborted from None
     except Exception as error:
-        call.error = InternalError(f"a defect of the sidecar ({type(error).__name__}); please report it with the id {call.id}")
+        call.error = InternalError.of(error, call.id)
         raise call.error from error
     finally:
         settle(engine, call)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -18,9 +17,10 @@ from sidecar.edge.calls import Calls
 from sidecar.edge.http_errors import SERVER, BadHttp, Failure, NoSuchPath, TooLarge, TooSlow, WrongMethod, WrongType, failure_of
 from sidecar.edge.keys import Keys
 from sidecar.edge.pace import Pace
+from sidecar.edge.rescue import defect
 from sidecar.edge.sse import Frames
 from sidecar.engine import Engine
-from sidecar.errors import Cancelled, InternalError, InvalidRequest, NotAllowed, SidecarError
+from sidecar.errors import Cancelled, InvalidRequest, NotAllowed, SidecarError
 from sidecar.json_text import UNREADABLE
 from sidecar.pipeline import plan, run
 from sidecar.policies.quotas import Standing
@@ -146,14 +146,14 @@ class Door:
         except asyncio.CancelledError:
             error = Cancelled("the caller went away")
         except Exception as raised:
-            error = self._defect(raised, call)
+            error = defect(raised, call, self.engine.meter.log)
         finally:
             self.pace.end()
         call.send = None  # it holds the frames, and they this call
         try:
             last = [*ending(error)]
         except Exception as raised:  # a reader would wait for ever
-            last, error = [], self._defect(raised, call)
+            last, error = [], defect(raised, call, self.engine.meter.log)
         frames.end(last, error)
 
     @property
@@ -190,11 +190,6 @@ class Door:
         tightest = {one.unit: one for one in sorted(found, key=lambda one: one.remaining, reverse=True)}
         return tuple(tightest.values())
 
-    def _defect(self, error: Exception, call: Call | None) -> InternalError:
-        known_as = call.id if call is not None else os.urandom(16).hex()
-        self.engine.meter.log.defect(known_as, error)
-        return InternalError(f"a defect of the sidecar ({type(error).__name__}); please report it with the id {known_as}")
-
     # --- around every route ------------------------------------------------------------------------------------------------------
 
     def application(self, *routes: Callable[[web.Application, Door], None]) -> web.Application:
@@ -220,7 +215,7 @@ class Door:
         except ConnectionError:
             raise
         except Exception as error:
-            failure = self.failure(self._defect(error, request.get(_CALL)), request)
+            failure = self.failure(defect(error, request.get(_CALL), self.engine.meter.log), request)
         finally:
             request.pop(_CALL, None)  # a stream's call holds the request
         resource = request.match_info.route.resource  # None where the path or its method is not served

@@ -85,9 +85,9 @@ class Failure(Struct, frozen=True):
     limits: tuple[Standing, ...] = ()
 
 
-def failure_of(error: SidecarError, call: Call | None, known_as: str = "", advice: Advice | None = None) -> Failure:
+def failure_of(error: SidecarError, call: Call | None, advice: Advice | None = None) -> Failure:
     """The same facts as gRPC's status carries, made from it."""
-    code, message, packed = status_of(error, call, known_as, advice)
+    code, message, packed = status_of(error, call, advice)
     body: dict[str, Any] = {"code": code.name, "reason": error.reason, "message": message, "retryable": error.retryable}
     headers = {} if error.retryable else {"x-should-retry": "false"}  # what the SDKs of OpenAI and Anthropic go by
     for detail in Status.FromString(packed).details:

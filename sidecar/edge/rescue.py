@@ -38,12 +38,9 @@ class Rescue:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is None or not isinstance(error, Exception):
             return
-        known_as = ""
         if not isinstance(error, SidecarError):
-            known_as = self.call.id if self.call is not None else os.urandom(16).hex()
-            self._log.defect(known_as, error)
-            error = InternalError(f"a defect of the sidecar ({type(error).__name__}); please report it with the id {known_as}")
-        code, message, details = status_of(error, self.call, known_as, self._advice())
+            error = defect(error, self.call, self._log)
+        code, message, details = status_of(error, self.call, self._advice())
         await self._context.abort(code, message, ((DETAILS_KEY, details),))
 
     def _advice(self) -> Advice | None:
@@ -54,3 +51,10 @@ class Rescue:
         if call is None:
             return self._degradations.of("", "")
         return self._degradations.of(call.service, call.node_name, call.metadata.get("accept-language", ""))
+
+
+def defect(error: Exception, call: Call | None, log: Log) -> InternalError:
+    """What the caller is told of an exception that is no SidecarError; the log has its place."""
+    told = InternalError.of(error, call.id if call is not None else os.urandom(16).hex())
+    log.defect(told.known_as, error)
+    return told

@@ -14,6 +14,7 @@ from sidecar.edge.wire import attempts_message, set_cost, tool_call_messages, us
 from sidecar.errors import (
     BudgetExceeded,
     Cancelled,
+    InternalError,
     NoCandidate,
     NotCached,
     ProviderContextExceeded,
@@ -81,8 +82,8 @@ _OWN_FAULT = (RequestError, ProviderRejected, ProviderContextExceeded, Cancelled
 _MANUAL = (BudgetExceeded, NoCandidate, ProviderError, SchemaViolated)
 
 
-def status_of(error: SidecarError, call: Call | None, known_as: str = "", advice: Advice | None = None) -> tuple[StatusCode, str, bytes]:
-    """Code, message and serialised google.rpc.Status of a failed call; `known_as` is the id of a failure that came before any call.
+def status_of(error: SidecarError, call: Call | None, advice: Advice | None = None) -> tuple[StatusCode, str, bytes]:
+    """Code, message and serialised google.rpc.Status of a failed call; None: the failure came before any call.
 
     `advice` goes with every failure that is not the request's own fault.
 
@@ -94,8 +95,8 @@ def status_of(error: SidecarError, call: Call | None, known_as: str = "", advice
         code = StatusCode.DATA_LOSS
     message = _cut(error.message, _MOST_MESSAGE)
     facts = {"retryable": "true" if error.retryable else "false"}
-    if known_as:
-        facts["id"] = known_as
+    if isinstance(error, InternalError) and error.known_as:
+        facts["id"] = error.known_as
     if call is not None:
         facts["id"] = call.id
         if call.served is not None:

@@ -39,7 +39,7 @@ ADVICE = Advice("requeue", "Later.", "en", 503, 2, "NO_AI")
 
 def told(error, call=None, advice=ADVICE):
     """The status in its parts, after proof that it is small enough and that Partial is its last part."""
-    code, message, details = status_of(error, call, "", advice)
+    code, message, details = status_of(error, call, advice)
     assert trailers_size(code, message, details) <= MOST_TRAILERS
     status = Status.FromString(details)
     assert (status.code, status.message) == (code.value[0], message)
