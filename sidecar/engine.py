@@ -75,3 +75,8 @@ class Engine(Struct, frozen=True):
     clock_ns: Callable[[], int]
     wall_ns: Callable[[], int]
     random: Callable[[], float]
+
+    @property
+    def connected(self) -> set[str]:
+        """Names of the providers that can be called, whatever the number of their endpoints."""
+        return {key.partition("#")[0] for key in self.providers}

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sidecar.call import GenerateRequest, Image, Message, Part, ResponseFormat, Text, Tool, ToolCall, ToolChoice, ToolResult
 from sidecar.edge.dialect import Asked, Words, base64, model_of, on_cut_of, schema_format, shaped, signature_of, sort
@@ -183,8 +184,8 @@ def messages(body: bytes, *, may_pass: bool, counts_only: bool = False) -> Messa
             turns.append(turn)
             places.append(place)
     thinks, options = _thinking(said, asked, may_pass=may_pass)
-    extra = asked.extra
-    request = GenerateRequest(
+    request = replace(
+        asked.extra,
         caller=asked.caller((said.metadata.user_id or "") if said.metadata is not None else "", {}),
         system=said.system if isinstance(said.system, str) else "\n\n".join(block.text for block in said.system),
         messages=tuple(turns),
@@ -196,14 +197,8 @@ def messages(body: bytes, *, may_pass: bool, counts_only: bool = False) -> Messa
         response_format=_format(said),
         tools=tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(said.tools)),
         tool_choice=_choice(said.tool_choice),
-        cache_mode=extra.cache_mode,
-        cache_max_age_ms=extra.cache_max_age_ms,
-        on_cut=on_cut_of(extra),
-        idempotency_key=extra.idempotency_key,
-        prompt_name=extra.prompt_name,
-        prompt_version=extra.prompt_version,
+        on_cut=on_cut_of(asked.extra),
         provider_options=options,
-        complexity=extra.complexity,
     )
     return Messages(request, said.stream, thinks, tuple(places), tuple(_notices(said)))
 

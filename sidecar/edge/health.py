@@ -44,7 +44,7 @@ class HealthService(health_pb2_grpc.HealthServicer):
     async def List(self, request: object, context: Context) -> Any:  # noqa: N802
         engine = self._engine
         nodes = {*engine.catalog.nodes, *(node.name for node in engine.health.nodes(engine.clock_ns()))}
-        providers = {*engine.settings.providers, *self._connected()}
+        providers = {*engine.settings.providers, *engine.connected}
         names = [*self._services, *(f"provider:{name}" for name in sorted(providers)), *(f"node:{name}" for name in sorted(nodes))]
         listed = {name: pb.HealthCheckResponse(status=_status(self._is_serving(name))) for name in names}
         return cast(Any, pb).HealthListResponse(statuses=listed)  # the module's types are older than it
@@ -71,15 +71,11 @@ class HealthService(health_pb2_grpc.HealthServicer):
         if name in self._services:
             return not engine.health.exhausted(now_ns)
         kind, _, rest = name.partition(":")
-        if kind == "provider" and (rest in engine.settings.providers or rest in self._connected()):
-            return rest in self._connected() and engine.health.of_provider(rest, now_ns).state != "down"
+        if kind == "provider" and (rest in engine.settings.providers or rest in engine.connected):
+            return rest in engine.connected and engine.health.of_provider(rest, now_ns).state != "down"
         if kind == "node" and (rest in engine.catalog.nodes or engine.health.knows_node(rest)):
             return rest not in engine.health.exhausted(now_ns)
         return None
-
-    def _connected(self) -> set[str]:
-        """Providers that can be called, whatever the number of their endpoints."""
-        return {key.partition("#")[0] for key in self._engine.providers}
 
 
 def _status(is_serving: bool | None) -> int:

@@ -20,7 +20,7 @@ def routes(app: web.Application, door: Door) -> None:
     """/v1/models and /v1/models/{name}."""
 
     def known() -> list[Model]:
-        connected = {key.partition("#")[0] for key in door.engine.providers}
+        connected = door.engine.connected
         return sorted((m for m in door.engine.catalog.models.values() if m.provider in connected), key=lambda m: (m.provider, m.id))
 
     async def listing(request: web.Request) -> web.StreamResponse:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sidecar.call import (
     EmbedRequest,
@@ -247,8 +248,8 @@ def chat(body: bytes, *, may_pass: bool) -> Chat:
         raise InvalidRequest(
             "stream_options.include_obfuscation cannot be served; leave it out", field="stream_options.include_obfuscation"
         )
-    extra = asked.extra
-    request = GenerateRequest(
+    request = replace(
+        asked.extra,
         caller=asked.caller(said.user, said.metadata),
         messages=tuple(_message(m, f"messages[{i}]") for i, m in enumerate(said.messages)),
         model=model_of(said.model),
@@ -260,14 +261,8 @@ def chat(body: bytes, *, may_pass: bool) -> Chat:
         response_format=_format(said.response_format),
         tools=tuple(_tool(tool.function) for tool in said.tools),
         tool_choice=_choice(said.tool_choice),
-        cache_mode=extra.cache_mode,
-        cache_max_age_ms=extra.cache_max_age_ms,
-        on_cut=on_cut_of(extra),
-        idempotency_key=extra.idempotency_key,
-        prompt_name=extra.prompt_name,
-        prompt_version=extra.prompt_version,
+        on_cut=on_cut_of(asked.extra),
         provider_options=asked.options,
-        complexity=extra.complexity,
     )
     with_usage = said.stream_options is not None and bool(said.stream_options.include_usage)
     return Chat(request, said.stream, with_usage, "max_completion_tokens" if said.max_tokens is None else "max_tokens")

@@ -10,6 +10,7 @@ from sidecar import VERSION
 from sidecar.caching import look_up
 from sidecar.call import Call, Candidate, GenerateRequest
 from sidecar.catalog import Model
+from sidecar.edge.audit import Audited
 from sidecar.edge.budget_ops import BudgetOps
 from sidecar.edge.cache_ops import CacheOps
 from sidecar.edge.calls import Calls
@@ -52,7 +53,7 @@ class OpsService(BudgetOps, CacheOps, RunOps, UsageOps, ops_pb2_grpc.OpsServiceS
             return pb.GetStatusResponse(
                 version=VERSION,
                 uptime=duration(now - self._started),
-                providers=[self._provider(name, now) for name in sorted({*self._engine.settings.providers, *self._connected()})],
+                providers=[self._provider(name, now) for name in sorted({*self._engine.settings.providers, *self._engine.connected})],
                 calls_in_flight=len(self._calls),
                 draining=self._calls.draining,
                 environment=self._engine.settings.profile.name,
@@ -65,7 +66,7 @@ class OpsService(BudgetOps, CacheOps, RunOps, UsageOps, ops_pb2_grpc.OpsServiceS
         status = pb.ProviderStatus(
             name=name,
             kind=(settings.kind or name) if settings is not None else name,
-            configured=name in self._connected(),
+            configured=name in self._engine.connected,
             has_key=settings is not None and settings.has_key,
         )
         record = self._engine.meter.providers.get(name)
@@ -79,14 +80,10 @@ class OpsService(BudgetOps, CacheOps, RunOps, UsageOps, ops_pb2_grpc.OpsServiceS
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:  # noqa: N802
         async with Rescue(context, self._engine.meter.log):
             models = sorted(self._engine.catalog.models.values(), key=lambda m: (m.provider, m.id))
-            connected = self._connected()
+            connected = self._engine.connected
             return pb.ListModelsResponse(
                 models=[_model(m, is_available=m.provider in connected) for m in models if request.provider in ("", m.provider)]
             )
-
-    def _connected(self) -> set[str]:
-        """Providers that can be called, whatever the number of their endpoints."""
-        return {key.partition("#")[0] for key in self._engine.providers}
 
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:  # noqa: N802
         async with Rescue(context, self._engine.meter.log, self._engine.degradations) as rescue:
@@ -145,7 +142,10 @@ class OpsService(BudgetOps, CacheOps, RunOps, UsageOps, ops_pb2_grpc.OpsServiceS
 
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:  # noqa: N802
         async with Rescue(context, self._engine.meter.log):
-            return pb.DrainResponse(calls_in_flight=await self._drain())
+            engine, before = self._engine, {"draining": self._calls.draining}
+            async with engine.audit.turn, Audited(engine, context, "Drain", "sidecar", before, {"draining": True}):
+                calls_in_flight = await self._drain()
+            return pb.DrainResponse(calls_in_flight=calls_in_flight)
 
     async def ListEvents(self, request: pb.ListEventsRequest, context: Context) -> pb.ListEventsResponse:  # noqa: N802
         async with Rescue(context, self._engine.meter.log):
@@ -169,8 +169,13 @@ class OpsService(BudgetOps, CacheOps, RunOps, UsageOps, ops_pb2_grpc.OpsServiceS
             breaker = self._engine.breakers.find(request.service, request.target)
             if breaker is None:
                 raise self._unknown_breaker(request)
-            breaker.force(_FORCED[request.state])  # it tells of it: a log line, a metric, an event
-            return pb.SetBreakerResponse(breaker=_breaker(breaker.facts(self._engine.clock_ns())))
+            engine, forced = self._engine, _FORCED[request.state]
+            async with engine.audit.turn:
+                was = breaker.facts(engine.clock_ns())
+                before, after = {"state": was.state, "forced": was.forced}, {"state": forced or "closed", "forced": forced is not None}
+                async with Audited(engine, context, "SetBreaker", f"{request.service} {request.target}".strip(), before, after):
+                    breaker.force(forced)  # it tells of it: a log line, a metric, an event
+            return pb.SetBreakerResponse(breaker=_breaker(breaker.facts(engine.clock_ns())))
 
     def _unknown_breaker(self, request: pb.SetBreakerRequest) -> UnknownBreaker:
         targets = [row.target for row in self._engine.breakers.listing(self._engine.clock_ns()) if row.service == request.service]
@@ -192,10 +197,15 @@ class OpsService(BudgetOps, CacheOps, RunOps, UsageOps, ops_pb2_grpc.OpsServiceS
                 if not getattr(request, field):
                     raise InvalidRequest(f"{field} is empty; expected the user's plan and the model that they prefer", field=field)
             model = self._allowed(plan, checked_name(request.model, "model"))
-            if await self._engine.user_preferences.set(tenant, user, model):
-                told = "there is no room for more users' preferences: the one first set the longest ago was forgotten"
-                self._engine.meter.event("alert", told, tenant=tenant)
-            self._engine.meter.log.write("info", "preference set", tenant=tenant, user=user, plan=plan, model=model)
+            engine, stored = self._engine, self._engine.user_preferences
+            async with engine.audit.turn:
+                before = stored.of(tenant, user)
+                if before != model:
+                    async with Audited(engine, context, "SetPreference", f"{tenant}/{user}", {"model": before}, {"model": model}):
+                        has_gone = await stored.set(tenant, user, model)
+                    if has_gone:
+                        told = "there is no room for more users' preferences: the one first set the longest ago was forgotten"
+                        engine.meter.event("alert", told, tenant=tenant)
             return pb.SetPreferenceResponse()
 
     def _allowed(self, name: str, ref: str) -> str:
@@ -227,8 +237,12 @@ class OpsService(BudgetOps, CacheOps, RunOps, UsageOps, ops_pb2_grpc.OpsServiceS
     async def DeletePreference(self, request: pb.DeletePreferenceRequest, context: Context) -> pb.DeletePreferenceResponse:  # noqa: N802
         async with Rescue(context, self._engine.meter.log):
             tenant, user = _person(request)
-            await self._engine.user_preferences.delete(tenant, user)
-            self._engine.meter.log.write("info", "preference deleted", tenant=tenant, user=user)
+            engine, stored = self._engine, self._engine.user_preferences
+            async with engine.audit.turn:
+                before = stored.of(tenant, user)
+                if before:
+                    async with Audited(engine, context, "DeletePreference", f"{tenant}/{user}", {"model": before}, {"model": ""}):
+                        await stored.delete(tenant, user)
             return pb.DeletePreferenceResponse()
 
 

@@ -6,8 +6,9 @@ from datetime import date, timedelta
 
 from msgspec.json import decode
 
-from sidecar.caching import complain
+from sidecar.caching import complain, given_by
 from sidecar.days import month_begin
+from sidecar.edge.budget_ops import listed
 from sidecar.edge.rescue import Context, Rescue
 from sidecar.edge.wire import duration
 from sidecar.engine import Engine
@@ -34,7 +35,7 @@ class UsageOps:
             begin, end = reports.period(request.filter.from_day, request.filter.to_day, month_begin(today), today)
             by = reports.checked_groups(request.by, "by")
             where = _equals(request.filter)
-            limit = _limit(request.limit, _GROUPS, _MOST_GROUPS)
+            limit = listed(request.limit, _GROUPS, _MOST_GROUPS)
             groups, total = await usage.ask(lambda ask: reports.report(ask, usage.days, begin, end, by, where, limit))
             return pb.ReportUsageResponse(
                 groups=[pb.UsageGroup(keys=group.keys, sums=_sums(group)) for group in groups],
@@ -50,7 +51,7 @@ class UsageOps:
             where = _equals(request.filter, "id")
             first = reports.EVER if "id" in where else today
             begin, end = reports.period(request.filter.from_day, request.filter.to_day, first, today)
-            limit = _limit(request.limit, _CALLS, _MOST_CALLS)
+            limit = listed(request.limit, _CALLS, _MOST_CALLS)
             before = _cursor(request.before)
             rows = await usage.ask(
                 lambda ask: reports.calls(ask, usage.days, begin, end, where, before, limit, is_failed=request.failed_only)
@@ -87,11 +88,17 @@ class UsageOps:
             vote = _VOTES[request.vote]
             if not has_quality and vote is None:
                 raise InvalidRequest("neither quality nor vote is set; expected one of them or both", field="quality")
-            if vote == -1 and await complain(self._engine, request.id) and not self._engine.usage.is_kept:
+            engine = self._engine
+            given = engine.similar.given.pop(request.id, None)  # where no log is kept
+            if vote == -1 and given is not None:
+                await complain(engine, given)
                 return pb.GiveFeedbackResponse()
             usage, _ = self._log()
-            if not await usage.rate(request.id, round(request.quality * 1_000_000) if has_quality else None, vote):
+            row = await usage.rate(request.id, round(request.quality * 1_000_000) if has_quality else None, vote)
+            if row is None:
                 raise UnknownCall(f"the usage log has no call {request.id[:64]!r}; its rows are kept for usage.keep_days", field="id")
+            if vote == -1 and row.vote != -1:
+                await complain(engine, given_by(engine, row))
             return pb.GiveFeedbackResponse()
 
     def _log(self) -> tuple[UsageLog, date]:
@@ -105,12 +112,6 @@ class UsageOps:
 def _equals(message: pb.UsageFilter, *more: str) -> dict[str, str]:
     reports.checked_groups(message.equals, "filter.equals", more)
     return dict(message.equals)
-
-
-def _limit(asked: int, usual: int, most: int) -> int:
-    if not 0 <= asked <= most:
-        raise InvalidRequest(f"limit is {asked}; expected 1 to {most}, or 0 for {usual}", field="limit")
-    return asked or usual
 
 
 def _cursor(text: str) -> tuple[int, str] | None:

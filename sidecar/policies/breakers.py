@@ -200,13 +200,6 @@ class Breakers:
         found = self._breakers.get((service if service in self._services else "", target))
         return found is not None and found.state(now_ns) == "open"
 
-    def force(self, service: str, target: str, state: Literal["open", "closed"] | None) -> bool:
-        """Hold a breaker open or closed, or (None) let it go: see `TargetBreaker.force`. False: `find` knows none of these names."""
-        found = self.find(service, target)
-        if found is not None:
-            found.force(state)
-        return found is not None
-
     def hint(self, target: str, now_ns: int, left_ns: int = 0) -> None:
         """Another process saw this target fail: each service's breaker of it opens at its next failure.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import AsyncIterator
 
@@ -335,5 +336,58 @@ async def test_preference_that_cannot_be_written(upstream, tmp_path):
         assert "preferences.db (server.data_dir): no such table" in got.message
         assert (await preferred(sidecar, "kim")).model == "ops-second"
         assert (await sidecar.llm.Generate(ask(user="kim", plan="gold"))).model == "ops-second"  # calls go on
+    finally:
+        await sidecar.stop()
+
+
+# --- what is written down ----------------------------------------------------------------------------------------------------------
+
+
+async def test_every_change_is_written_down_with_what_was_before(upstream, tmp_path):
+    sidecar = await started(tmp_path, upstream)
+    by_kim = {"metadata": (("x-sidecar-user", "kim"),)}
+    try:
+        await sidecar.llm.Generate(ask("compatible/audited", service="shop"))
+        for state in (HELD_OPEN, LET_GO):
+            request = ops_pb2.SetBreakerRequest(service="shop", target="compatible/audited", state=state)
+            await sidecar.ops.SetBreaker(request, **by_kim)
+        for model in ("first", "ops-second", "ops-second"):  # the last one changes nothing
+            await sidecar.ops.SetPreference(wish("lee", model, "acme"), **by_kim)
+        for _ in range(2):
+            await sidecar.ops.DeletePreference(ops_pb2.DeletePreferenceRequest(tenant="acme", user="lee"), **by_kim)
+        await sidecar.ops.Drain(ops_pb2.DrainRequest(), **by_kim)
+    finally:
+        assert await sidecar.stop() == 0
+    lines = [json.loads(line) for line in (tmp_path / "data" / "audit.jsonl").read_text().splitlines()]
+    closed, held = {"state": "closed", "forced": False}, {"state": "open", "forced": True}
+    none, first, second = ({"model": model} for model in ("", "compatible/ops-first", "ops-second"))
+    assert [(line["action"], line["subject"], line["before"], line["after"]) for line in lines] == [
+        ("SetBreaker", "shop compatible/audited", closed, held),
+        ("SetBreaker", "shop compatible/audited", held, closed),
+        ("SetPreference", "acme/lee", none, first),
+        ("SetPreference", "acme/lee", first, second),
+        ("DeletePreference", "acme/lee", second, none),
+        ("Drain", "sidecar", {"draining": False}, {"draining": True}),
+    ]
+    assert {(line["who"], line["user"]) for line in lines} == {("anybody", "kim")}
+
+
+async def test_nothing_is_changed_that_cannot_be_written_down(upstream, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "audit.jsonl").symlink_to("/dev/full")
+    sidecar = await started(tmp_path, upstream)
+    try:
+        assert (await sidecar.llm.Generate(ask("compatible/unaudited", service="shop"))).text
+        for change in (
+            sidecar.ops.SetBreaker(ops_pb2.SetBreakerRequest(service="shop", target="compatible/unaudited", state=HELD_OPEN)),
+            sidecar.ops.SetPreference(wish("kim")),
+            sidecar.ops.Drain(ops_pb2.DrainRequest()),
+        ):
+            got = await failed(change)
+            assert (got.code, got.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_FAILED")
+            assert "nothing was changed" in got.message
+        assert (await breaker(sidecar, "shop", "compatible/unaudited")).state == "closed"
+        assert (await preferred(sidecar, "kim")).model == ""
+        assert (await sidecar.llm.Generate(ask("compatible/unaudited", service="shop"))).text
     finally:
         await sidecar.stop()

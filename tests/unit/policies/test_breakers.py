@@ -129,14 +129,15 @@ def test_opening_for_as_long_as_asked_is_told_even_if_that_is_no_time(tmp_path):
 
 def test_operators_hold_and_let_go(tmp_path):
     breakers, told = made(tmp_path)
-    assert not breakers.force("rag", GPT, "open")
-    breakers.of("rag", GPT)
-    assert not breakers.force("rag", GPT, "open")  # it is listed without a service's name, and goes by that
+    assert breakers.find("rag", GPT) is None
+    breaker = breakers.of("rag", GPT)
+    assert breakers.find("rag", GPT) is None  # it is listed without a service's name, and goes by that
+    assert breakers.find("", GPT) is breaker
     for state in ("open", "open", "closed", None, None):
-        assert breakers.force("", GPT, state)
+        breaker.force(state)
     assert steps(told) == [("closed", "open", "held"), ("open", "closed", "held"), *[("closed", "closed", "let_go")] * 2]
     play(breakers.of("rag", GPT), "xxx")
-    assert breakers.force("", GPT, None)
+    breaker.force(None)
     assert steps(told)[-2:] == [("closed", "open", "failures"), ("open", "closed", "let_go")]
 
 
