@@ -6,12 +6,15 @@ import asyncio
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
+from msgspec import Struct
 from msgspec.json import Encoder
 
-from sidecar.call import Text
+from sidecar.call import GenerateRequest, Text
 
 if TYPE_CHECKING:
     from sidecar.call import Call
@@ -79,62 +82,96 @@ class Log:
             self.dropped += len(lines)
 
 
+class _CallLine(Struct, omit_defaults=True):
+    """What is said of one call; what has a default is said only where it is something else."""
+
+    time: str
+    level: Level
+    message: str
+    id: str
+    operation: str
+    service: str
+    node: str
+    tenant: str
+    provider: str
+    model: str
+    status: str
+    duration_ms: float
+    input_tokens: int | None
+    cached_input_tokens: int | None
+    cache_write_tokens: int | None
+    output_tokens: int | None
+    reasoning_tokens: int | None
+    cost_nano_usd: int
+    first_token_ms: float | None = None
+    user: str = ""
+    plan: str = ""
+    run: str = ""
+    agent: str = ""
+    trace_id: str = ""
+    prompt_name: str = ""
+    prompt_version: str = ""
+    idempotency_key: str = ""
+    tags: Mapping[str, str] = {}
+    estimated: bool = False
+    fallback: bool = False
+    cache: str = ""
+    cache_source: str = ""
+    saved_nano_usd: int | None = None
+    cache_would_be: str = ""  # a similar answer that was not given
+    cache_score: float | None = None
+    attempts: list[str] | None = None
+    prompt: list[str] | None = None
+    answer: str | None = None
+    error: str | None = None
+    raised_at: list[str] | None = None
+
+
 def _line(call: Call, duration_s: float, unix_s: float, *, content: bool) -> bytes:
-    """What is said of one call; with `content` its prompt and answer too."""
-    error, served, usage = call.error, call.served, call.usage
-    line: dict[str, Any] = {
-        "time": _at(unix_s),
-        "level": "info" if error is None else "warning",
-        "message": "call",
-        "id": call.id,
-        "operation": call.operation,
-        "service": call.service,
-        "node": call.node_name,
-        "tenant": call.tenant,
-        "provider": served.model.provider if served else "",
-        "model": served.model.id if served else "",
-        "status": "ok" if error is None else error.reason,
-        "duration_ms": round(duration_s * 1000, 1),
-        "input_tokens": usage.input_tokens,
-        "cached_input_tokens": usage.cached_input_tokens,
-        "cache_write_tokens": usage.cache_write_tokens,
-        "output_tokens": usage.output_tokens,
-        "reasoning_tokens": usage.reasoning_tokens,
-        "cost_nano_usd": call.nano_usd,
-    }
-    if call.first_piece is not None:
-        line["first_token_ms"] = round((call.first_piece - call.arrived) * 1000, 1)
-    for name in ("user", "plan", "run", "agent", "trace_id"):
-        value = getattr(call, name)
-        if value:
-            line[name] = value
-    request = call.request
-    for name in ("prompt_name", "prompt_version", "idempotency_key"):
-        value = getattr(request, name, "")
-        if value:
-            line[name] = value
-    if request.caller.tags:
-        line["tags"] = dict(request.caller.tags)
-    if call.estimated:
-        line["estimated"] = True
-    if served is not None and served.fallback:
-        line["fallback"] = True
+    """Of one call; with `content` its prompt and answer too."""
+    error, served, usage, request = call.error, call.served, call.usage, call.request
+    line = _CallLine(
+        _at(unix_s),
+        "info" if error is None else "warning",
+        "call",
+        call.id,
+        call.operation,
+        call.service,
+        call.node_name,
+        call.tenant,
+        served.model.provider if served else "",
+        served.model.id if served else "",
+        "ok" if error is None else error.reason,
+        round(duration_s * 1000, 1),
+        usage.input_tokens,
+        usage.cached_input_tokens,
+        usage.cache_write_tokens,
+        usage.output_tokens,
+        usage.reasoning_tokens,
+        call.nano_usd,
+        None if call.first_piece is None else round((call.first_piece - call.arrived) * 1000, 1),
+        call.user,
+        call.plan,
+        call.run,
+        call.agent,
+        call.trace_id,
+    )
+    if isinstance(request, GenerateRequest):
+        line.prompt_name, line.prompt_version, line.idempotency_key = request.prompt_name, request.prompt_version, request.idempotency_key
+    line.tags, line.estimated, line.fallback = request.caller.tags, call.estimated, served is not None and served.fallback
     if call.recalled is not None:
-        line["cache"], line["cache_source"] = call.recalled.kind, call.recalled.source
-        line["saved_nano_usd"] = call.saved_nano_usd
+        line.cache, line.cache_source, line.saved_nano_usd = call.recalled.kind, call.recalled.source, call.saved_nano_usd
     elif call.caching is not None and call.caching.would_be is not None:
-        would_be = call.caching.would_be  # a similar answer that was not given
-        line["cache_would_be"], line["cache_score"] = would_be.entry.call_id, round(would_be.score, 4)
+        line.cache_would_be, line.cache_score = call.caching.would_be.entry.call_id, round(call.caching.would_be.score, 4)
     if len(call.attempts) > 1 or error is not None:
-        line["attempts"] = [f"{t.candidate.model.id}: {t.outcome}" for t in call.attempts]
+        line.attempts = [f"{t.candidate.model.id}: {t.outcome}" for t in call.attempts]
     if content:
-        prompt = [p.text for m in call.messages for p in m.parts if isinstance(p, Text)]
-        line["prompt"] = prompt or list(getattr(request, "inputs", ()))
-        line["answer"] = call.answer.text if call.answer is not None else ""
+        line.prompt = [p.text for m in call.messages for p in m.parts if isinstance(p, Text)] or list(getattr(request, "inputs", ()))
+        line.answer = call.answer.text if call.answer is not None else ""
     if error is not None:
-        line["error"] = error.message
+        line.error = error.message
         if error.__cause__ is not None:
-            line["raised_at"] = _places(error.__cause__)
+            line.raised_at = _places(error.__cause__)
     return _encode(line)
 
 
@@ -144,4 +181,10 @@ def _places(error: BaseException) -> list[str]:
 
 
 def _at(unix_s: float) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds")
+    ms = int(unix_s * 1000)
+    return f"{_second(ms // 1000)}.{ms % 1000:03d}+00:00"
+
+
+@lru_cache(maxsize=4)
+def _second(unix_s: int) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
