@@ -14,13 +14,14 @@ from sidecar.answer import Answer
 from sidecar.call import Call, Candidate, Chunk, EmbedRequest, GenerateRequest, Recalled, Start, Usage, Vectors
 from sidecar.counting import count_embed
 from sidecar.engine import Engine
-from sidecar.errors import StoreFailed
+from sidecar.errors import StoreFailed, UnknownModel
 from sidecar.policies.cache_keys import Key, key_of, vector_keys
 from sidecar.policies.cache_rules import Rule, life_ms, may_keep, rule_of
-from sidecar.policies.cache_similar import Likely
+from sidecar.policies.cache_similar import Given, Likely
 from sidecar.store.answers import Found
 from sidecar.store.cache_entry import Entry, Named
 from sidecar.store.cache_invalidation import Invalidation
+from sidecar.store.usage_rows import Row
 
 _GREATEST: Final = 1 << 62
 _USUAL_ACCEPTANCE: Final = 0.95  # of services that settings do not name
@@ -83,6 +84,8 @@ async def give(engine: Engine, call: Call, found: Found, how: Recalled) -> None:
     answer = found.entry.answer()
     call.recalled, call.saved_nano_usd = how, how.saved_nano_usd
     call.served, call.answer = served, answer
+    if not engine.usage.is_kept:
+        engine.similar.remember(_given(call, how, found.entry))
     if call.send is None:
         return
     await call.send(Start(served))
@@ -266,15 +269,29 @@ def _audit(engine: Engine, call: Call, would_be: Likely, fresh: Answer) -> None:
     judge.asked(call, would_be, fresh, lambda: drop(would_be.entry))
 
 
-async def complain(engine: Engine, call_id: str) -> bool:
-    """A user says that this call's answer is wrong. Returns whether it was a similar question's of late: that is a failed audit, and the
-    entry goes.
-    """
+async def complain(engine: Engine, given: Given) -> None:
+    """A user says that this call's answer is wrong: it is not given any more, on no pod. A similar question's is a failed audit too."""
     judge = engine.similar.judge
-    source = judge.complain(call_id) if judge is not None else None
-    if source is not None:
-        await invalidate(engine, Invalidation(generation=0, entry=source))
-    return source is not None
+    if given.kind == "semantic" and judge is not None:
+        node = engine.catalog.nodes.get(given.node)
+        judge.complain(given, node.cache if node is not None else None)
+    await invalidate(engine, Invalidation(generation=0, entry=given.source or given.id))
+
+
+def given_by(engine: Engine, row: Row) -> Given:
+    """The call of this row; one of an older version of the sidecar does not say whose answer it was given."""
+    try:
+        name = engine.catalog.named(row.model).name
+    except UnknownModel:
+        name = row.model
+    node, model = f"{row.service}.{row.node}", f"{row.provider}/{name}"
+    return Given(row.id, row.cache, row.cache_source or "", node, row.tenant, row.plan, model, row.prompt_name, row.prompt_version)
+
+
+def _given(call: Call, how: Recalled, entry: Entry) -> Given:
+    named = entry.named
+    node = f"{call.service}.{call.node_name}"
+    return Given(call.id, how.kind, how.source, node, call.tenant, call.plan, named.model, named.prompt_name, named.prompt_version)
 
 
 async def invalidate(engine: Engine, what: Invalidation) -> tuple[dict[str, int], list[str]]:

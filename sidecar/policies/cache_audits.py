@@ -42,7 +42,6 @@ _RATES: Final = (0.0, 0.1, 0.25, 0.5)  # r_j: of the target
 _WEIGHTS: Final = (0.4, 0.2, 0.2, 0.2)  # w_j: most for no failure at all, so that 169 audits without one prove 2 % at 95 %
 _WORSE: Final = 4  # times the target: what the CUSUM looks for
 MOST: Final = 10_000  # namespaces, about 600 bytes each
-_MOST_SERVED: Final = 20_000  # calls that a complaint may still name
 _MOST_TOLD: Final = 200  # at a time: a bound takes some 0.1 ms
 _ENOUGH: Final = 700.0  # of a logarithm: beyond it is no float
 _STEPS: Final = 32  # halvings: to a billionth
@@ -169,7 +168,6 @@ class Audits:
         self._heals = log((1 - worse) / (1 - target))
         self._states: OrderedDict[Namespace, _State] = OrderedDict()
         self.open = 0  # how many of them are
-        self._served: OrderedDict[str, tuple[Namespace, str]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._states)
@@ -179,13 +177,10 @@ class Audits:
         state = self._states.get(namespace)
         return "serve" if state is not None and state.is_open and random >= self._share else "audit"
 
-    def served(self, namespace: Namespace, call_id: str, source: str) -> None:
-        """A hit was served; `source` is the id of the call that made the answer. A complaint about it can be told from here on."""
+    def served(self, namespace: Namespace) -> None:
+        """A hit was served."""
         if (state := self._states.get(namespace)) is not None:
             state.served += 1
-        self._served[call_id] = (namespace, source)
-        if len(self._served) > _MOST_SERVED:
-            self._served.popitem(last=False)
 
     def record(self, namespace: Namespace, *, same: bool) -> None:
         """An audit ended."""
@@ -193,17 +188,11 @@ class Audits:
         state.own = Counts(state.own.audits + 1, state.own.failures + (not same))
         self._counted(namespace, state, int(same), int(not same))
 
-    def complain(self, call_id: str) -> tuple[Namespace, str] | None:
-        """This call's answer is said to be wrong: a failed audit, once. Returns its namespace and the call that made it, if it is known."""
-        found = self._served.pop(call_id, None)
-        if found is None:
-            return None
-        namespace, source = found
+    def complain(self, namespace: Namespace) -> None:
+        """Of an answer that was served somebody says that it is wrong: a failed audit."""
         state = self._state(namespace)
-        state.own = Counts(state.own.audits + 1, state.own.failures + 1)
         state.complaints += 1
-        self._counted(namespace, state, 0, 1)
-        return namespace, source
+        self.record(namespace, same=False)
 
     def learn(self, namespace: Namespace, others: Counts) -> bool:
         """What all other pods have counted. Returns whether it is news; fewer audits than were known are none: somebody forgot some."""

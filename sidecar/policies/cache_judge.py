@@ -17,7 +17,7 @@ from sidecar.settings.caching import NodeCache
 if TYPE_CHECKING:
     from sidecar.answer import Answer
     from sidecar.call import Call
-    from sidecar.policies.cache_similar import Likely
+    from sidecar.policies.cache_similar import Given, Likely
 
 # A model: whether the fresh answer to this call and the remembered one say the same. Told later: why not, "" if they do, None: not known.
 Model = Callable[["Call", str, str, Callable[[str | None], None]], None]
@@ -65,7 +65,7 @@ class CacheJudge:
         return "" if self.audits.decide(namespace, 1.0) == "serve" else self._figures(self.audits.standing(namespace))
 
     def gave(self, call: Call, likely: Likely) -> None:
-        self.audits.served(self.namespace(call, likely), call.id, likely.entry.call_id)
+        self.audits.served(self.namespace(call, likely))
 
     def asked(self, call: Call, likely: Likely, fresh: Answer, differs: Callable[[], None]) -> None:
         """An audit. `differs` is called, now or later, if the remembered answer does not say the same as the fresh one."""
@@ -85,14 +85,13 @@ class CacheJudge:
             if why:
                 differs()
 
-    def complain(self, call_id: str) -> str | None:
-        """A user says that this call's answer is wrong. Returns the id of the call that made it, if that was another one of late."""
-        found = self.audits.complain(call_id)
-        if found is None:
-            return None
-        namespace, source = found
+    def complain(self, given: Given, rule: NodeCache | None) -> None:
+        """A user says that this answer to a similar question is wrong: a failed audit, by the rules of today."""
+        service = given.node.partition(".")[0]
+        who = given.tenant, given.plan
+        namespace = self._namespace(service, given.node, who, rule or _NODE, given.model, (given.prompt_name, given.prompt_version))
+        self.audits.complain(namespace)
         self.audited(namespace.node, "complaint")
-        return source
 
     def standings(self, node: str) -> list[Standing]:
         return self.audits.standings(node)
@@ -103,17 +102,21 @@ class CacheJudge:
             self.audits.forget(tenant)
 
     def namespace(self, call: Call, likely: Likely) -> Namespace:
-        audit, rule, named = self._settings.cache.audit, _rule(call), likely.entry.named
-        service = self._settings.services.get(call.service)
+        named = likely.entry.named
+        node, who = f"{call.service}.{call.node_name}", (call.tenant, call.plan)
+        return self._namespace(call.service, node, who, _rule(call), named.model, (named.prompt_name, named.prompt_version))
+
+    def _namespace(self, service: str, node: str, who: tuple[str, str], rule: NodeCache, model: str, prompt: tuple[str, str]) -> Namespace:
+        """`who`: tenant and plan; `prompt`: its name and version."""
+        audit, row = self._settings.cache.audit, self._settings.services.get(service)
+        acceptance = row.cache_acceptance if row is not None else _USUAL_ACCEPTANCE
         judge = f"{audit.judge} {model_judge.FORM}" if audit.judge and rule.compare == "auto" else ""
         compared = f"{rule.compare}{FORM} {rule.compare_overlap:g} {judge}".rstrip()
-        acceptance = service.cache_acceptance if service is not None else _USUAL_ACCEPTANCE
         return Namespace(
-            f"{call.service}.{call.node_name}",
-            call.tenant if audit.by == "tenant" else call.plan if audit.by == "plan" else "",
-            named.model,
-            named.prompt_name,
-            named.prompt_version,
+            node,
+            who[0] if audit.by == "tenant" else who[1] if audit.by == "plan" else "",
+            model,
+            *prompt,
             f"{fingerprint()} {acceptance:g} {compared} {self._settings.cache.embedding}".rstrip(),
         )
 

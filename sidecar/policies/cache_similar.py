@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -14,12 +15,14 @@ if TYPE_CHECKING:
     from sidecar.answer import Answer
     from sidecar.call import Call
     from sidecar.policies.cache_audits import Standing
+    from sidecar.settings.caching import NodeCache
     from sidecar.store.cache_entry import Entry
 
 _MOST: Final = 50_000  # questions: a look-up among so many stays under a millisecond, so that it may be made where calls are
 _BYTES_EACH: Final = 1_024
 _LONGEST: Final = 2_000  # characters: longer questions are the same only if they are identical, which another look-up finds
 _LOOKED_AT: Final = 32
+_MOST_GIVEN: Final = 10_000
 
 
 class Likely(Struct, frozen=True):
@@ -33,6 +36,20 @@ class Likely(Struct, frozen=True):
     veto: str
     deciding: tuple[str, ...] = ()
     features: dict[str, float] = {}
+
+
+class Given(Struct, frozen=True, gc=False):
+    """A call of whose answer somebody may say that it is wrong."""
+
+    id: str
+    kind: str  # exact, semantic or stale; "": a provider gave it
+    source: str  # the id of the call that made the answer, "" for itself
+    node: str  # service.node
+    tenant: str
+    plan: str
+    model: str  # provider/model
+    prompt_name: str
+    prompt_version: str
 
 
 class Judge(Protocol):
@@ -50,8 +67,8 @@ class Judge(Protocol):
     def asked(self, call: Call, likely: Likely, fresh: Answer, differs: Callable[[], None]) -> None:
         """It was not given, and a provider said this. `differs` is called, now or later, if the remembered one is not to be kept."""
 
-    def complain(self, call_id: str) -> str | None:
-        """A user says that this call's answer is wrong. Returns the id of the call that made it, if it was given here of late."""
+    def complain(self, given: Given, rule: NodeCache | None) -> None:
+        """A user says that this answer to a similar question is wrong; `rule` is its node's."""
 
     def forget(self, tenant: str) -> None:
         """Everything of this tenant is to be erased."""
@@ -74,6 +91,7 @@ class Similar:
         self._most_bytes = most_bytes
         self._vectors: SimilarityIndex | None = None  # once it is known how long vectors are
         self.judge: Judge | None = None
+        self.given: OrderedDict[str, Given] = OrderedDict()  # of late, where no usage log knows them
         self.embed: Embed | None = None
 
     def __len__(self) -> int:
@@ -83,6 +101,12 @@ class Similar:
     def is_short(question: str) -> bool:
         """Something is asked, and it is not so long that only an identical question is the same."""
         return len(question) <= _LONGEST and bool(question.strip())
+
+    def remember(self, given: Given) -> None:
+        """Somebody may complain about this one."""
+        self.given[given.id] = given
+        if len(self.given) > _MOST_GIVEN:
+            self.given.popitem(last=False)
 
     def add(self, entry: Entry) -> None:
         """An answer is remembered now."""

@@ -287,11 +287,11 @@ class UsageLog:
 
     # --- feedback and reports -----------------------------------------------------------------------------------------------------
 
-    async def rate(self, call: str, quality_ppm: int | None, vote: int | None) -> bool:
-        """Attach feedback to a call, wherever its row is. Returns whether there is such a call. Raises StoreFailed."""
+    async def rate(self, call: str, quality_ppm: int | None, vote: int | None) -> Row | None:
+        """Attach feedback to a call, wherever its row is. Returns that as it was before; None: there is none. Raises StoreFailed."""
         return await self._in_turn(lambda: self._rate(call, quality_ppm, vote))
 
-    def _rate(self, call: str, quality_ppm: int | None, vote: int | None) -> bool:
+    def _rate(self, call: str, quality_ppm: int | None, vote: int | None) -> Row | None:
         assert self._file is not None  # noqa: S101
         unwritten: StoreFailed | None = None
         try:
@@ -299,12 +299,12 @@ class UsageLog:
         except StoreFailed as error:
             unwritten = error
         with self._moving:
-            is_found = self._file.rate(call, quality_ppm, vote)
-        if not is_found and self._asked is not None:
-            is_found = self._asked.rate(call, quality_ppm, vote)
-        if not is_found and unwritten is not None:
+            found = self._file.rate(call, quality_ppm, vote)
+        if found is None and self._asked is not None:
+            found = self._asked.rate(call, quality_ppm, vote)
+        if found is None and unwritten is not None:
             raise unwritten  # it may be among the rows that wait in memory
-        return is_found
+        return found
 
     async def ask(self, question: Callable[[Callable[[str, Sequence[object]], list[tuple[Any, ...]]]], T]) -> T:
         """The answer of `usage_reports` to a question, from the PostgreSQL where there is one. Raises StoreFailed."""

@@ -17,7 +17,7 @@ from sidecar.store import usage_sql as sql
 from sidecar.store.usage_rows import COLUMNS, SUMS, BadRow, Row, encoded
 
 FILE: Final = "usage.db"
-_FORM: Final = 2  # of the tables, as the file's user_version
+_FORM: Final = 3  # of the tables, as the file's user_version
 _PIECE: Final = 5_000  # rows deleted in one go, so that writers do not wait long
 _INSERT: Final = f"INSERT INTO llm_calls ({', '.join(COLUMNS)}) VALUES "  # noqa: S608  (of our own names)
 _ONE: Final = f"({', '.join('?' * len(COLUMNS))})"
@@ -61,6 +61,8 @@ class UsageFile:
             if form == 1:
                 file.execute("ALTER TABLE llm_calls ADD COLUMN answer_saved_nano_usd BIGINT")
                 file.execute("ALTER TABLE llm_days ADD COLUMN answer_saved_nano_usd BIGINT NOT NULL DEFAULT 0")
+            if form in (1, 2):
+                file.execute("ALTER TABLE llm_calls ADD COLUMN cache_source TEXT")
             file.execute(sql.calls_table("PRIMARY KEY (id)"))
             file.execute("CREATE INDEX IF NOT EXISTS llm_calls_time ON llm_calls (time_ms)")
             # A sum beyond 64 bits would silently become a float here.
@@ -82,14 +84,15 @@ class UsageFile:
             ]
             return sum(self._change([*changes, (_ADD_TO_DAYS, None)])[:-1])
 
-    def rate(self, call: str, quality_ppm: int | None, vote: int | None) -> bool:
-        """Attach feedback. Returns whether the call is here."""
+    def rate(self, call: str, quality_ppm: int | None, vote: int | None) -> Row | None:
+        """Attach feedback. Returns the call as it was before; None: it is not here."""
         ids = (call,) * sql.FEEDBACK_VALUES
         with self._lock:
-            if not self._run("SELECT 1 FROM llm_calls WHERE id = ?", (call,)):
-                return False
+            found = self._run(sql.ONE_CALL, (call,))
+            if not found:
+                return None
             self._change([(sql.feedback(sign=-1), ids), (sql.SET_FEEDBACK, (quality_ppm, vote, call)), (sql.feedback(sign=1), ids)])
-            return True
+            return Row(*found[0])
 
     def oldest(self, limit: int) -> list[Row]:
         with self._lock:

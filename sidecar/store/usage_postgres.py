@@ -39,6 +39,7 @@ _MIGRATIONS: Final = (
         "ALTER TABLE llm_calls ADD COLUMN IF NOT EXISTS answer_saved_nano_usd BIGINT",
         "ALTER TABLE llm_days ADD COLUMN IF NOT EXISTS answer_saved_nano_usd BIGINT NOT NULL DEFAULT 0",
     ),
+    ("ALTER TABLE llm_calls ADD COLUMN IF NOT EXISTS cache_source TEXT",),
 )
 
 
@@ -77,17 +78,18 @@ class UsagePostgres:
             self._known.clear()  # what was made is undone, and one may have been dropped by hand
             raise
 
-    def rate(self, call: str, quality_ppm: int | None, vote: int | None) -> bool:
-        """Attach feedback. Returns whether the call is here."""
+    def rate(self, call: str, quality_ppm: int | None, vote: int | None) -> Row | None:
+        """Attach feedback. Returns the call as it was before; None: it is not here."""
         ids = (call,) * sql.FEEDBACK_VALUES
 
-        def work(connection: psycopg.Connection) -> bool:
-            if not _run(connection, "SELECT 1 FROM llm_calls WHERE id = ? FOR UPDATE", (call,)).fetchall():
-                return False
+        def work(connection: psycopg.Connection) -> Row | None:
+            found = _run(connection, f"{sql.ONE_CALL} FOR UPDATE", (call,)).fetchall()
+            if not found:
+                return None
             _run(connection, sql.feedback(sign=-1), ids)
             _run(connection, sql.SET_FEEDBACK, (quality_ppm, vote, call))
             _run(connection, sql.feedback(sign=1), ids)
-            return True
+            return Row(*found[0])
 
         return self._within(work)
 

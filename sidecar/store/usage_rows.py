@@ -44,7 +44,7 @@ class Ended(Struct, frozen=True, gc=False):
     trace_id: str
     status: str
     finish: str
-    cache: str
+    cache: tuple[str, str]  # kind, and the call that made the answer
     saved_nano_usd: int
     served: Candidate | None
     candidates: tuple[Candidate, ...]
@@ -103,6 +103,7 @@ class Row(Struct, array_like=True):
     quality_ppm: int | None = None  # feedback: 0 to 1,000,000
     vote: int | None = None  # feedback: 1 up, -1 down
     answer_saved_nano_usd: int = 0  # our own cache: what the answer had cost when it was made
+    cache_source: str = ""  # and the id of the call that made it
 
 
 COLUMNS: dict[str, str] = {f.name: "TEXT" if f.type is str else "BIGINT" for f in fields(Row)}
@@ -156,7 +157,7 @@ def ended(call: Call, duration_s: float, wall_ns: int) -> Ended:
         call.trace_id,
         "ok" if error is None else error.reason,
         (answer.finish or "") if answer is not None else "",
-        call.recalled.kind if call.recalled is not None else "",
+        (call.recalled.kind, call.recalled.source) if call.recalled is not None else ("", ""),
         call.saved_nano_usd,
         call.served,
         call.candidates,
@@ -281,13 +282,14 @@ def row(one: Ended, days: Days) -> Row:
         primary_nano_usd=primary_nano_usd,
         cache_saved_nano_usd=saved,
         cache_write_extra_nano_usd=extra,
-        cache=one.cache,
+        cache=one.cache[0],
         prompt_name=prompt_name,
         prompt_version=prompt_version,
         idempotency_key=idempotency_key,
         trace_id=one.trace_id,
         tags=_tags(one.caller.tags) if one.caller.tags else "{}",
         answer_saved_nano_usd=one.saved_nano_usd,
+        cache_source=one.cache[1],
     )
 
 

@@ -44,6 +44,7 @@ def feedback(*, sign: int) -> str:
 
 
 FEEDBACK_VALUES = len(FEEDBACK_SUMS) + 1
+ONE_CALL = f"SELECT {', '.join(COLUMNS)} FROM llm_calls WHERE id = ?"
 SET_FEEDBACK = "UPDATE llm_calls SET quality_ppm = COALESCE(?, quality_ppm), vote = COALESCE(?, vote) WHERE id = ?"
 
 

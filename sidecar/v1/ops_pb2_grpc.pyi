@@ -92,8 +92,8 @@ class OpsServiceStub:
     GiveFeedback: _grpc.UnaryUnaryMultiCallable[_ops_pb2.GiveFeedbackRequest, _ops_pb2.GiveFeedbackResponse]
     """GiveFeedback attaches a quality and a vote to a call, at once or days later. What is not set stays as it was.
 
-    VOTE_DOWN on the answer to a similar question, soon and at the pod that gave it, is a failed audit (see ListCacheProofs), and that answer
-    is not given any more; this needs no usage log.
+    VOTE_DOWN on an answer that was or is remembered takes it out of the cache, on all pods; on the answer to a similar question it is a
+    failed audit as well, once (see ListCacheProofs). Without a usage log: of answers that were lately given from the cache, VOTE_DOWN alone.
 
     NOT_FOUND: no call of that id; where pods share a log, another pod's call can be a second away, or wait at that pod while the shared
     store cannot be reached.
@@ -230,8 +230,8 @@ class OpsServiceAsyncStub(OpsServiceStub):
     GiveFeedback: _aio.UnaryUnaryMultiCallable[_ops_pb2.GiveFeedbackRequest, _ops_pb2.GiveFeedbackResponse]  # type: ignore[assignment]
     """GiveFeedback attaches a quality and a vote to a call, at once or days later. What is not set stays as it was.
 
-    VOTE_DOWN on the answer to a similar question, soon and at the pod that gave it, is a failed audit (see ListCacheProofs), and that answer
-    is not given any more; this needs no usage log.
+    VOTE_DOWN on an answer that was or is remembered takes it out of the cache, on all pods; on the answer to a similar question it is a
+    failed audit as well, once (see ListCacheProofs). Without a usage log: of answers that were lately given from the cache, VOTE_DOWN alone.
 
     NOT_FOUND: no call of that id; where pods share a log, another pod's call can be a second away, or wait at that pod while the shared
     store cannot be reached.
@@ -449,8 +449,8 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ops_pb2.GiveFeedbackResponse, _abc.Awaitable[_ops_pb2.GiveFeedbackResponse]]:
         """GiveFeedback attaches a quality and a vote to a call, at once or days later. What is not set stays as it was.
 
-        VOTE_DOWN on the answer to a similar question, soon and at the pod that gave it, is a failed audit (see ListCacheProofs), and that answer
-        is not given any more; this needs no usage log.
+        VOTE_DOWN on an answer that was or is remembered takes it out of the cache, on all pods; on the answer to a similar question it is a
+        failed audit as well, once (see ListCacheProofs). Without a usage log: of answers that were lately given from the cache, VOTE_DOWN alone.
 
         NOT_FOUND: no call of that id; where pods share a log, another pod's call can be a second away, or wait at that pod while the shared
         store cannot be reached.

@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.policies import cache_judge
 from sidecar.policies.cache_judge import fingerprint
-from sidecar.policies.cache_similar import Likely
+from sidecar.policies.cache_similar import Given, Likely
 from sidecar.store.cache_entry import Entry, Named
 from tests.unit.fakes import Bench, caller
 
@@ -76,8 +76,10 @@ async def test_operators_are_told_when_it_opens_and_when_it_closes():
     while judge.unproven(call, one):
         judge.asked(call, one, one.entry.answer(), differs=None)
     judge.gave(call, one)
-    assert judge.complain(call.id) == "old"
-    assert judge.complain(call.id) is None
+    named = one.entry.named
+    rule = bench.engine.catalog.nodes["core.react_agent"].cache
+    given = Given("id", "semantic", "old", "core.react_agent", call.tenant, call.plan, named.model, named.prompt_name, named.prompt_version)
+    judge.complain(given, rule)
     opened, closed = reversed(bench.engine.meter.events.latest(10, "cache"))
     assert "core.react_agent are from now on answered from the cache: 0 of 33 audits failed" in opened.message
     assert "so at 0.95 confidence fewer than 9.77%" in opened.message

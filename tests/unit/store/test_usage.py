@@ -125,8 +125,8 @@ def test_days_sums_are_the_sums_of_their_rows(store):
 def test_feedback_is_attached_changed_and_counted(store):
     store.add([a_row(n) for n in range(3)])
     call = a_row(1).id
-    assert store.rate(call, 500_000, None)
-    assert store.rate(call, None, 1)
+    assert store.rate(call, 500_000, None) == a_row(1)
+    assert store.rate(call, None, 1) == a_row(1, quality_ppm=500_000)
     (rated,) = [r for r in listed(store) if r.id == call]
     assert (rated.quality_ppm, rated.vote) == (500_000, 1)
     assert [total(store)[name] for name in ("rated", "quality_ppm", "ups", "downs")] == [1, 500_000, 1, 0]
@@ -186,10 +186,10 @@ def test_a_file_that_cannot_be_used_says_why(tmp_path):
 
 
 def test_file_of_an_older_version_goes_on_with_its_rows(tmp_path):
-    columns = [name for name in COLUMNS if name != "answer_saved_nano_usd"]
+    columns = [name for name in COLUMNS if name not in ("answer_saved_nano_usd", "cache_source")]
     row = a_row(1, cost_nano_usd=5)
     with sqlite3.connect(tmp_path / FILE) as file:
-        file.execute(sql.calls_table("PRIMARY KEY (id)").replace(", answer_saved_nano_usd BIGINT", ""))
+        file.execute(sql.calls_table("PRIMARY KEY (id)").replace(", answer_saved_nano_usd BIGINT, cache_source TEXT", ""))
         file.execute(sql.days_table().replace(", answer_saved_nano_usd BIGINT NOT NULL DEFAULT 0", ""))
         values = [getattr(row, name) for name in columns]
         file.execute(f"INSERT INTO llm_calls ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", values)
@@ -197,7 +197,8 @@ def test_file_of_an_older_version_goes_on_with_its_rows(tmp_path):
         file.execute(f"INSERT INTO llm_days ({', '.join(days)}) VALUES ({', '.join('?' * len(days))})", [*days.values()])
         file.execute("PRAGMA user_version = 1")
     new = InFile(tmp_path)
-    new.add([a_row(2, cost_nano_usd=0, cache="exact", answer_saved_nano_usd=5)])
+    new.add([a_row(2, cost_nano_usd=0, cache="exact", answer_saved_nano_usd=5, cache_source=row.id)])
+    assert [(new.rate(a_row(n).id, None, -1) or row).cache_source for n in (1, 2)] == [None, row.id]
     assert (total(new)["cost_nano_usd"], total(new)["answer_saved_nano_usd"], total(new)["cached"]) == (5, 5, 1)
     assert len(listed(new)) == 2
 
@@ -258,7 +259,7 @@ def test_many_pods_may_start_at_once_and_send_the_same_rows(postgres):
         list(threads.map(one, pods))
     assert postgres.ask("SELECT COUNT(*), SUM(cost_nano_usd) FROM llm_calls") == [(200, 200 * 75_000)]
     assert postgres.ask("SELECT SUM(calls), SUM(cost_nano_usd) FROM llm_days") == [(200, 200 * 75_000)]
-    assert postgres.ask("SELECT number FROM llm_migrations") == [(1,), (2,)]
+    assert postgres.ask("SELECT number FROM llm_migrations") == [(1,), (2,), (3,)]
     for pod in pods:
         pod.close()
 
@@ -283,19 +284,20 @@ def test_tables_of_an_older_version_go_on_with_their_rows_while_its_pods_still_w
     pod.close()
     for table in ("llm_calls", "llm_days"):  # as the first version made them
         postgres.ask(f"ALTER TABLE {table} DROP COLUMN answer_saved_nano_usd")
-    postgres.ask("DELETE FROM llm_migrations WHERE number = 2")
+    postgres.ask("ALTER TABLE llm_calls DROP COLUMN cache_source")
+    postgres.ask("DELETE FROM llm_migrations WHERE number > 1")
     newer = UsagePostgres(settings_for(postgres))
     newer.add([a_row(2, answer_saved_nano_usd=500)])
-    older = [name for name in COLUMNS if name != "answer_saved_nano_usd"]
+    older = [name for name in COLUMNS if name not in ("answer_saved_nano_usd", "cache_source")]
     values = [getattr(a_row(3), name) for name in older]
     postgres.ask(f"INSERT INTO llm_calls ({', '.join(older)}) VALUES ({', '.join(['%s'] * len(older))})", *values)
-    assert postgres.ask("SELECT number FROM llm_migrations ORDER BY number") == [(1,), (2,)]
+    assert postgres.ask("SELECT number FROM llm_migrations ORDER BY number") == [(1,), (2,), (3,)]
     assert [row.id for row in listed(newer)] == [a_row(n).id for n in (3, 2, 1)]
     assert newer.rate(a_row(3).id, 500_000, 1)
     assert (total(newer)["calls"], total(newer)["answer_saved_nano_usd"]) == (2, 500)  # the third was not summed up by its writer here
     newer.close()
 
-    postgres.ask("INSERT INTO llm_migrations VALUES (3)")  # a later version has been here
+    postgres.ask("INSERT INTO llm_migrations VALUES (4)")  # a later version has been here
     pod = UsagePostgres(settings_for(postgres))
     pod.add([a_row(4)])
     assert len(listed(pod)) == 4
