@@ -74,12 +74,8 @@ async def connect_alerts(engine: Engine) -> Alerts:
     waiting = Gauge("llm_alerts_waiting", "Alerts that are still to be sent.", ["receiver"], registry=registry)
 
     def tell(name: str, problem: str) -> None:
-        if problem:
-            engine.health.notices[f"alerts {name}"] = notice = f"alerts by {name}: {problem}"
-            engine.meter.event("alerts", notice, "error", receiver=name)
-        else:
-            engine.health.notices.pop(f"alerts {name}", None)
-            engine.meter.event("alerts", f"alerts by {name} arrive again", "info", receiver=name)
+        told = problem and f"alerts by {name}: {problem}"
+        engine.trouble(f"alerts {name}", told, f"alerts by {name} arrive again", "alerts", receiver=name)
 
     lanes = [
         Lane(

@@ -155,22 +155,14 @@ class CacheStores:
         return told
 
     def _tell_file(self, problem: str) -> None:
-        self._turn("cache file", problem, f"the cache: answers are not kept: {problem}", "the cache: answers are kept again in the file")
+        told = problem and f"the cache: answers are not kept: {problem}"
+        self._engine.trouble("cache file", told, "the cache: answers are kept again in the file")
 
     def _tell_shared(self, problem: str) -> None:
         share = "do not share answers, and " if self._engine.settings.cache.shared else ""
-        told = f"the cache: {problem}; until that is mended, pods {share}learn only afterwards of what is invalidated"
+        told = problem and f"the cache: {problem}; until that is mended, pods {share}learn only afterwards of what is invalidated"
         does = "share answers, and learn at once" if share else "learn at once"
-        self._turn("cache redis", problem, told, f"the cache: redis answers: pods {does} of what is invalidated")
-
-    def _turn(self, key: str, problem: str, told: str, mended: str) -> None:
-        engine = self._engine
-        if problem:
-            engine.health.notices[key] = told
-            engine.meter.event("health", told, "error", key=key)
-        else:
-            engine.health.notices.pop(key, None)
-            engine.meter.event("health", mended, "info", key=key)
+        self._engine.trouble("cache redis", told, f"the cache: redis answers: pods {does} of what is invalidated")
 
     def _tell_garbled(self, why: str) -> None:
         """Once for each reason."""

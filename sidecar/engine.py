@@ -80,3 +80,11 @@ class Engine(Struct, frozen=True):
     def connected(self) -> set[str]:
         """Names of the providers that can be called, whatever the number of their endpoints."""
         return {key.partition("#")[0] for key in self.providers}
+
+    def trouble(self, key: str, problem: str, mended: str, kind: str = "health", **facts: str) -> None:
+        """Tell operators of a problem, for as long as it lasts in GetStatus; or, where it is "", that it is `mended`."""
+        if problem:
+            self.health.notices[key] = problem
+        else:
+            self.health.notices.pop(key, None)
+        self.meter.event(kind, problem or mended, "error" if problem else "info", key=key, **facts)

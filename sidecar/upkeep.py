@@ -35,12 +35,8 @@ async def connect_hints(engine: Engine) -> Hints | None:
             engine.breakers.hint(target, engine.clock_ns(), left_ns)
 
     def tell(problem: str) -> None:
-        if problem:
-            engine.health.notices["redis"] = notice = f"{problem}; until that is mended, pods do not tell each other of failing providers"
-            engine.meter.event("health", notice, "error", key="redis")
-        else:
-            engine.health.notices.pop("redis", None)
-            engine.meter.event("health", "redis answers: pods tell each other of failing providers", "info", key="redis")
+        told = problem and f"{problem}; until that is mended, pods do not tell each other of failing providers"
+        engine.trouble("redis", told, "redis answers: pods tell each other of failing providers")
 
     peers = await hints.connect(
         engine.settings,
@@ -80,12 +76,8 @@ async def connect_budgets(engine: Engine) -> SharedBudgets | None:
     }[settings.fleet.without_redis]
 
     def tell(problem: str) -> None:
-        if problem:
-            engine.health.notices["budgets"] = notice = f"shared budgets: {problem}; until that is mended {alone} (fleet.without_redis)"
-            engine.meter.event("health", notice, "error", key="budgets")
-        else:
-            engine.health.notices.pop("budgets", None)
-            engine.meter.event("health", "redis answers: pods share their budgets", "info", key="budgets")
+        told = problem and f"shared budgets: {problem}; until that is mended {alone} (fleet.without_redis)"
+        engine.trouble("budgets", told, "redis answers: pods share their budgets")
 
     def reached(account: str, total: Both) -> None:
         now_ns = engine.wall_ns()
@@ -126,12 +118,7 @@ def keep_usage(engine: Engine, folder: Path) -> None:
         nonlocal known, quiet_until
         if place != "lost":
             doing = "the usage log cannot be written" if place == "file" else "the usage log does not reach its PostgreSQL"
-            if problem:
-                engine.health.notices[f"usage {place}"] = f"{doing}: {problem}"
-            else:
-                engine.health.notices.pop(f"usage {place}", None)
-            message = f"{doing}: {problem}" if problem else f"the usage log is written again ({place})"
-            engine.meter.event("health", message, "error" if problem else "info", key=f"usage {place}")
+            engine.trouble(f"usage {place}", problem and f"{doing}: {problem}", f"the usage log is written again ({place})")
             return
         lost.inc(usage.lost - known)
         known = usage.lost

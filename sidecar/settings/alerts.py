@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta, Struct
 
 from sidecar.errors import SettingsError
+from sidecar.settings.kinds import HOST_PORT
 from sidecar.settings.reading import shown
 
 if TYPE_CHECKING:
@@ -26,10 +27,7 @@ HookUrl = Annotated[
 ]
 HookKey = Annotated[str, Meta(pattern=r"^[!-~]{16,}\Z", description="a key: 16 or more printable ASCII characters without spaces")]
 Password = Annotated[str, Meta(pattern=r"^[ -~]+\Z", description="a password: printable ASCII")]
-MailServer = Annotated[
-    str,
-    Meta(pattern=r"^((\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5})?\Z", description='host:port in quotes, like "smtp.example.com:587"'),
-]
+MailServer = Annotated[str, Meta(pattern=HOST_PORT, description='host:port in quotes, like "smtp.example.com:587"')]
 MailAddress = Annotated[
     str, Meta(pattern=r"^[!#-'*+./0-9=?A-Z^_`a-z{|}~-]+@[A-Za-z0-9.-]+\Z", description='an address like "ops@example.com"')
 ]

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from sidecar.settings.kinds import Tokens
 from sidecar.settings.reading import NanoUsd
 
 Scope = Literal["company", "service", "node", "tenant", "user", "plan", "run", "agent"]
@@ -29,7 +30,7 @@ class BudgetRow(Struct, frozen=True):
     time_zone: str = ""  # "": limits.time_zone
     of: str = ""
     limit_nano_usd: NanoUsd | None = field(default=None, name="limit_usd")
-    limit_tokens: Annotated[int, Meta(ge=0, le=1_000_000_000_000)] | None = None
+    limit_tokens: Tokens | None = None
     mode: Mode = "refuse"
     warn_percent: Annotated[int, Meta(ge=1, le=100)] | None = None  # None: limits.warn_percent
     without_redis: WithoutRedis | None = None  # None: fleet.without_redis

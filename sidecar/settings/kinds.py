@@ -7,9 +7,8 @@ from msgspec import Meta
 Kind = Literal["openai", "anthropic", "google", "ollama", "compatible", "echo"]
 
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]*\Z", description="a name of small letters, digits, _ and -, beginning with a letter")]
-Address = Annotated[
-    str, Meta(pattern=r"^((\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5})?\Z", description='host:port in quotes, like "127.0.0.1:50051"')
-]
+HOST_PORT = r"^((\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5})?\Z"  # or nothing
+Address = Annotated[str, Meta(pattern=HOST_PORT, description='host:port in quotes, like "127.0.0.1:50051"')]
 Url = Annotated[
     str,
     Meta(
