@@ -223,7 +223,7 @@ class OpsServiceServicer:
     def Drain(self, request, context):
         """Drain stops the sidecar taking new calls: health turns NOT_SERVING, calls in flight go on, the process stays.
 
-        It always answers OK, also when already draining. Only a restart undoes it.
+        It answers OK also when already draining. Only a restart undoes it. UNAVAILABLE (STORE_FAILED): it could not be written down.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -239,7 +239,8 @@ class OpsServiceServicer:
     def SetBreaker(self, request, context):
         """SetBreaker holds a breaker open or closed whatever the outcomes are, or lets it go. It is logged and listed as an event.
 
-        NOT_FOUND: no breaker of that service and target is in use. INVALID_ARGUMENT: no state was named.
+        NOT_FOUND: no breaker of that service and target is in use. INVALID_ARGUMENT: no state was named. UNAVAILABLE (STORE_FAILED): it could
+        not be written down, and nothing has changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -340,8 +341,8 @@ class OpsServiceServicer:
         """SetBudget sets one account's limit in place of settings', from the next call on, and over a restart if there is a server.data_dir.
 
         INVALID_ARGUMENT: a field is wrong. RESOURCE_EXHAUSTED (OVERLOADED): 100,000 accounts are set already. UNAVAILABLE (STORE_FAILED): it
-        could not be written, and nothing has changed. This and every other change of budgets, tenants and runs is written down: who, before and
-        after, in server.data_dir/audit.jsonl, the log, and as an event of kind `audit`. Where pods share budgets ([redis]), what is set, topped
+        could not be written, and nothing has changed. This and every other change by these RPCs is written down: who, before and after, in
+        server.data_dir/audit.jsonl, the log, and as an event of kind `audit`. Where pods share budgets ([redis]), what is set, topped
         up or frozen at one holds at all of them a second later, and UNAVAILABLE says that Redis is away: look before you ask again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -51,14 +51,15 @@ class OpsServiceStub:
     Drain: _grpc.UnaryUnaryMultiCallable[_ops_pb2.DrainRequest, _ops_pb2.DrainResponse]
     """Drain stops the sidecar taking new calls: health turns NOT_SERVING, calls in flight go on, the process stays.
 
-    It always answers OK, also when already draining. Only a restart undoes it.
+    It answers OK also when already draining. Only a restart undoes it. UNAVAILABLE (STORE_FAILED): it could not be written down.
     """
     ListBreakers: _grpc.UnaryUnaryMultiCallable[_ops_pb2.ListBreakersRequest, _ops_pb2.ListBreakersResponse]
     """ListBreakers lists the circuit breakers in use. It always answers OK."""
     SetBreaker: _grpc.UnaryUnaryMultiCallable[_ops_pb2.SetBreakerRequest, _ops_pb2.SetBreakerResponse]
     """SetBreaker holds a breaker open or closed whatever the outcomes are, or lets it go. It is logged and listed as an event.
 
-    NOT_FOUND: no breaker of that service and target is in use. INVALID_ARGUMENT: no state was named.
+    NOT_FOUND: no breaker of that service and target is in use. INVALID_ARGUMENT: no state was named. UNAVAILABLE (STORE_FAILED): it could
+    not be written down, and nothing has changed.
     """
     ListEvents: _grpc.UnaryUnaryMultiCallable[_ops_pb2.ListEventsRequest, _ops_pb2.ListEventsResponse]
     """ListEvents lists what happened lately, newest first: breakers that changed, keys and models set aside, alerts.
@@ -112,8 +113,8 @@ class OpsServiceStub:
     """SetBudget sets one account's limit in place of settings', from the next call on, and over a restart if there is a server.data_dir.
 
     INVALID_ARGUMENT: a field is wrong. RESOURCE_EXHAUSTED (OVERLOADED): 100,000 accounts are set already. UNAVAILABLE (STORE_FAILED): it
-    could not be written, and nothing has changed. This and every other change of budgets, tenants and runs is written down: who, before and
-    after, in server.data_dir/audit.jsonl, the log, and as an event of kind `audit`. Where pods share budgets ([redis]), what is set, topped
+    could not be written, and nothing has changed. This and every other change by these RPCs is written down: who, before and after, in
+    server.data_dir/audit.jsonl, the log, and as an event of kind `audit`. Where pods share budgets ([redis]), what is set, topped
     up or frozen at one holds at all of them a second later, and UNAVAILABLE says that Redis is away: look before you ask again.
     """
     DeleteBudget: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.DeleteBudgetRequest, _budgets_pb2.DeleteBudgetResponse]
@@ -189,14 +190,15 @@ class OpsServiceAsyncStub(OpsServiceStub):
     Drain: _aio.UnaryUnaryMultiCallable[_ops_pb2.DrainRequest, _ops_pb2.DrainResponse]  # type: ignore[assignment]
     """Drain stops the sidecar taking new calls: health turns NOT_SERVING, calls in flight go on, the process stays.
 
-    It always answers OK, also when already draining. Only a restart undoes it.
+    It answers OK also when already draining. Only a restart undoes it. UNAVAILABLE (STORE_FAILED): it could not be written down.
     """
     ListBreakers: _aio.UnaryUnaryMultiCallable[_ops_pb2.ListBreakersRequest, _ops_pb2.ListBreakersResponse]  # type: ignore[assignment]
     """ListBreakers lists the circuit breakers in use. It always answers OK."""
     SetBreaker: _aio.UnaryUnaryMultiCallable[_ops_pb2.SetBreakerRequest, _ops_pb2.SetBreakerResponse]  # type: ignore[assignment]
     """SetBreaker holds a breaker open or closed whatever the outcomes are, or lets it go. It is logged and listed as an event.
 
-    NOT_FOUND: no breaker of that service and target is in use. INVALID_ARGUMENT: no state was named.
+    NOT_FOUND: no breaker of that service and target is in use. INVALID_ARGUMENT: no state was named. UNAVAILABLE (STORE_FAILED): it could
+    not be written down, and nothing has changed.
     """
     ListEvents: _aio.UnaryUnaryMultiCallable[_ops_pb2.ListEventsRequest, _ops_pb2.ListEventsResponse]  # type: ignore[assignment]
     """ListEvents lists what happened lately, newest first: breakers that changed, keys and models set aside, alerts.
@@ -250,8 +252,8 @@ class OpsServiceAsyncStub(OpsServiceStub):
     """SetBudget sets one account's limit in place of settings', from the next call on, and over a restart if there is a server.data_dir.
 
     INVALID_ARGUMENT: a field is wrong. RESOURCE_EXHAUSTED (OVERLOADED): 100,000 accounts are set already. UNAVAILABLE (STORE_FAILED): it
-    could not be written, and nothing has changed. This and every other change of budgets, tenants and runs is written down: who, before and
-    after, in server.data_dir/audit.jsonl, the log, and as an event of kind `audit`. Where pods share budgets ([redis]), what is set, topped
+    could not be written, and nothing has changed. This and every other change by these RPCs is written down: who, before and after, in
+    server.data_dir/audit.jsonl, the log, and as an event of kind `audit`. Where pods share budgets ([redis]), what is set, topped
     up or frozen at one holds at all of them a second later, and UNAVAILABLE says that Redis is away: look before you ask again.
     """
     DeleteBudget: _aio.UnaryUnaryMultiCallable[_budgets_pb2.DeleteBudgetRequest, _budgets_pb2.DeleteBudgetResponse]  # type: ignore[assignment]
@@ -348,7 +350,7 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ops_pb2.DrainResponse, _abc.Awaitable[_ops_pb2.DrainResponse]]:
         """Drain stops the sidecar taking new calls: health turns NOT_SERVING, calls in flight go on, the process stays.
 
-        It always answers OK, also when already draining. Only a restart undoes it.
+        It answers OK also when already draining. Only a restart undoes it. UNAVAILABLE (STORE_FAILED): it could not be written down.
         """
 
     @_abc_1.abstractmethod
@@ -367,7 +369,8 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ops_pb2.SetBreakerResponse, _abc.Awaitable[_ops_pb2.SetBreakerResponse]]:
         """SetBreaker holds a breaker open or closed whatever the outcomes are, or lets it go. It is logged and listed as an event.
 
-        NOT_FOUND: no breaker of that service and target is in use. INVALID_ARGUMENT: no state was named.
+        NOT_FOUND: no breaker of that service and target is in use. INVALID_ARGUMENT: no state was named. UNAVAILABLE (STORE_FAILED): it could
+        not be written down, and nothing has changed.
         """
 
     @_abc_1.abstractmethod
@@ -487,8 +490,8 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
         """SetBudget sets one account's limit in place of settings', from the next call on, and over a restart if there is a server.data_dir.
 
         INVALID_ARGUMENT: a field is wrong. RESOURCE_EXHAUSTED (OVERLOADED): 100,000 accounts are set already. UNAVAILABLE (STORE_FAILED): it
-        could not be written, and nothing has changed. This and every other change of budgets, tenants and runs is written down: who, before and
-        after, in server.data_dir/audit.jsonl, the log, and as an event of kind `audit`. Where pods share budgets ([redis]), what is set, topped
+        could not be written, and nothing has changed. This and every other change by these RPCs is written down: who, before and after, in
+        server.data_dir/audit.jsonl, the log, and as an event of kind `audit`. Where pods share budgets ([redis]), what is set, topped
         up or frozen at one holds at all of them a second later, and UNAVAILABLE says that Redis is away: look before you ask again.
         """
 
