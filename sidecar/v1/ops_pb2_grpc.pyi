@@ -113,8 +113,8 @@ class OpsServiceStub:
     """SetBudget sets one account's limit in place of settings', from the next call on, and over a restart if there is a server.data_dir.
 
     INVALID_ARGUMENT: a field is wrong. RESOURCE_EXHAUSTED (OVERLOADED): 100,000 accounts are set already. UNAVAILABLE (STORE_FAILED): it
-    could not be written, and nothing has changed. This and every other change by these RPCs is written down: who, before and after, in
-    server.data_dir/audit.jsonl, the log, and as an event of kind `audit`. Where pods share budgets ([redis]), what is set, topped
+    could not be written, and nothing has changed. This and every other change by these RPCs, feedback apart, is written down: who, before
+    and after, in server.data_dir/audit.jsonl, the log, and as an event of kind `audit`. Where pods share budgets ([redis]), what is set, topped
     up or frozen at one holds at all of them a second later, and UNAVAILABLE says that Redis is away: look before you ask again.
     """
     DeleteBudget: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.DeleteBudgetRequest, _budgets_pb2.DeleteBudgetResponse]
@@ -252,8 +252,8 @@ class OpsServiceAsyncStub(OpsServiceStub):
     """SetBudget sets one account's limit in place of settings', from the next call on, and over a restart if there is a server.data_dir.
 
     INVALID_ARGUMENT: a field is wrong. RESOURCE_EXHAUSTED (OVERLOADED): 100,000 accounts are set already. UNAVAILABLE (STORE_FAILED): it
-    could not be written, and nothing has changed. This and every other change by these RPCs is written down: who, before and after, in
-    server.data_dir/audit.jsonl, the log, and as an event of kind `audit`. Where pods share budgets ([redis]), what is set, topped
+    could not be written, and nothing has changed. This and every other change by these RPCs, feedback apart, is written down: who, before
+    and after, in server.data_dir/audit.jsonl, the log, and as an event of kind `audit`. Where pods share budgets ([redis]), what is set, topped
     up or frozen at one holds at all of them a second later, and UNAVAILABLE says that Redis is away: look before you ask again.
     """
     DeleteBudget: _aio.UnaryUnaryMultiCallable[_budgets_pb2.DeleteBudgetRequest, _budgets_pb2.DeleteBudgetResponse]  # type: ignore[assignment]
@@ -490,8 +490,8 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
         """SetBudget sets one account's limit in place of settings', from the next call on, and over a restart if there is a server.data_dir.
 
         INVALID_ARGUMENT: a field is wrong. RESOURCE_EXHAUSTED (OVERLOADED): 100,000 accounts are set already. UNAVAILABLE (STORE_FAILED): it
-        could not be written, and nothing has changed. This and every other change by these RPCs is written down: who, before and after, in
-        server.data_dir/audit.jsonl, the log, and as an event of kind `audit`. Where pods share budgets ([redis]), what is set, topped
+        could not be written, and nothing has changed. This and every other change by these RPCs, feedback apart, is written down: who, before
+        and after, in server.data_dir/audit.jsonl, the log, and as an event of kind `audit`. Where pods share budgets ([redis]), what is set, topped
         up or frozen at one holds at all of them a second later, and UNAVAILABLE says that Redis is away: look before you ask again.
         """
 
