@@ -48,7 +48,7 @@ class Answer(Struct, frozen=True, gc=False):
 class Reply(Struct, frozen=True, gc=False):
     """`epoch` is another one when the meeting place has lost its memory; while it is `learning` it leases nothing new.
 
-    `short`: (account, end_ns) in which somebody needs what others have leased and do not use.
+    `short`: (account, end_ns) in which somebody needs what this pod has leased and does not use.
     """
 
     epoch: str

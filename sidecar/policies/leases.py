@@ -4,6 +4,10 @@ A pod spends only what the meeting place (a Redis, see `store/shared_budgets.py`
 ledger holds what is used and pending within the lease that comes with each rule. Nothing here waits or reads a clock, so a simulation can
 drive it.
 
+What a pod may spend without a word is what nobody knows of when it dies. So a lease is never taken back, only given back: by its pod, or
+when that is there again and tells what its journal has. Therefore leases are small: room for 16 calls where that is within a hundredth of
+the limit, else for two, and more where calls had to wait.
+
 What was spent is told as a sum, not as a change: each pod says what its journal has in the account's window, and a sum told twice is told
 once. Whatever a lost reply, a killed process or a forgetful Redis left open is mended by the next word.
 """
@@ -22,12 +26,13 @@ from sidecar.shares import LARGEST, NEITHER, Answer, Ask, Both, Reply
 
 MOST_AT_ONCE = 100  # accounts in one word; the rest follow
 REPORT_NS = 1_000_000_000
-_SPARE = 0.8  # of a lease's time this pod uses: clocks run at different speeds, and nobody looks all the time
 _PAUSE_NS = 250_000_000  # an account in which nothing was left is not asked about again for so long
 _KEEP_NS = 86_400_000_000_000  # after its window an account is remembered for another day, whatever the clocks of pods say
 _REPORTED_AT_ONCE = 200  # so that a thousand tenants' calls in flight do not stop the others' for long
 _BEYOND = 1_000_000  # a data folder was put back from a copy: also beyond words of its later lives that are still on their way
 _ROOM_TURNS = 10  # reports after which room that was not used is given up
+_ROOM_CALLS = (2, 16)  # for which there is room at first: at least, and at most
+_ROOM_PART = 100  # of the limit is for the room beyond the least
 
 State = Literal["away", "learning", "up"]
 
@@ -89,7 +94,7 @@ class Leases:
         """Note that a call waits for more on these accounts. False: there is nobody to ask, or nothing left there a moment ago."""
         if self.state != "up":
             return False
-        short: list[tuple[Entry, Both]] = []
+        short: list[tuple[Entry, Both, Both]] = []
         for name, _ in accounts:
             entry = self._entries.get(name)
             if entry is None or not entry.is_leased:
@@ -100,12 +105,12 @@ class Leases:
                 continue
             if now_ns < entry.quiet_until_ns and any(more[unit] >= entry.refused[unit] > 0 for unit in UNITS):
                 return False
-            short.append((entry, more))
-        for entry, more in short:
+            short.append((entry, more, limit))
+        for entry, more, limit in short:
+            entry.room = both(_wider(entry, unit, more[unit], limit[unit]) for unit in UNITS)
             entry.least = both(min(entry.least[unit] or more[unit], more[unit] or entry.least[unit]) for unit in UNITS)
             entry.need = plus(entry.need, more)
             entry.used_ns = now_ns
-            entry.room = both(max(2 * entry.room[unit], 16 * more[unit]) if more[unit] else entry.room[unit] for unit in UNITS)
             self._due[entry.account] = None
             self._due.move_to_end(entry.account, last=False)
         return True
@@ -114,7 +119,6 @@ class Leases:
 
     def due(self, now_ns: int, wall_ns: int) -> list[Ask]:
         """What is to be said now, the most urgent first; at most `MOST_AT_ONCE` accounts. Say it and hand the reply to `heard`."""
-        self._lapse(now_ns)
         touched, self._touched = self._touched, set()
         for name in touched & self._entries.keys():
             self._look(self._entries[name], now_ns)
@@ -143,9 +147,12 @@ class Leases:
         """More is to be said than fitted into one word."""
         return bool(self._due)
 
-    def is_moving(self) -> bool:
-        """Calls have used something since the last report."""
-        return bool(self._touched or self._unreported)
+    def rest_ns(self, now_ns: int) -> int:
+        """How long until the next report; 0 where calls have used something since the last look."""
+        if self._touched:
+            return 0
+        at_ns = next(iter(self._unreported.values()), now_ns + REPORT_NS)
+        return max(0, at_ns - now_ns)
 
     def heard(self, asks: Sequence[Ask], reply: Reply, sent_ns: int, now_ns: int) -> bool:
         """What the others say to what was said at `sent_ns`. True: they have forgotten all; `learn` from the journal what to tell them."""
@@ -178,7 +185,7 @@ class Leases:
                 entry.need = entry.least = NEITHER
 
     def learn(self, accounts: Iterable[tuple[str, int]]) -> None:
-        """Accounts (name, end of the window) that the journal brought back: the others are told what was spent."""
+        """Accounts (name, end of the window) of which this life of the pod has not spoken yet: the others are told what was spent."""
         for name, end_ns in accounts:
             if name not in self._entries:
                 self._entries[name] = Entry(name, end_ns)
@@ -202,13 +209,6 @@ class Leases:
             return None
         _, held, limit = entry.sums(self._balance)
         return limit, entry.total, each(lambda unit: entry.taken[unit] + max(entry.have[unit], held[unit]))
-
-    def may_use(self, account: str, unit: int, now_ns: int) -> int:
-        """Up to where this pod may go on by itself, in the count of `Ask`; 0: it has no lease that still holds."""
-        entry = self._entries.get(account)
-        if entry is None or not entry.is_leased or now_ns - entry.answered_ns >= _SPARE * self._lease_ns:
-            return 0
-        return entry.have[unit]
 
     # --- inside
 
@@ -261,12 +261,11 @@ class Leases:
         entry.used_ns = now_ns
         if not entry.is_leased or now_ns < entry.quiet_until_ns:
             return
-        _, held, limit = entry.sums(self._balance)
+        used, held, limit = entry.sums(self._balance)
         left = each(lambda unit: entry.have[unit] - held[unit])
-        entry.lowest = each(lambda unit: min(entry.lowest[unit], left[unit]))
-        if any(limit[unit] >= 0 and left[unit] < entry.room[unit] // 2 for unit in UNITS):
-            if entry.known == entry.sequence:
-                entry.room = each(lambda unit: min((1 + (left[unit] < entry.room[unit] // 8)) * entry.room[unit], LARGEST))
+        # A call that has come and gone between two looks: nobody saw how much it held.
+        entry.lowest = NEITHER if used == held else each(lambda unit: min(entry.lowest[unit], left[unit]))
+        if any(limit[unit] >= 0 and left[unit] <= entry.room[unit] // 2 and entry.room[unit] for unit in UNITS):
             self._due[entry.account] = None
 
     def _report(self, name: str) -> bool:
@@ -279,21 +278,10 @@ class Leases:
         if entry.turns >= _ROOM_TURNS:
             entry.room = each(lambda unit: entry.room[unit] // 2 if entry.lowest[unit] > entry.room[unit] * 3 // 4 else entry.room[unit])
             entry.lowest, entry.turns = (LARGEST, LARGEST), 0
-            self._lower(entry, each(lambda unit: held[unit] + 2 * entry.room[unit]))
+        self._lower(entry, each(lambda unit: held[unit] + 2 * entry.room[unit]))
         if (used, held) != entry.told:
             self._due[name] = None
         return used != held
-
-    def _lapse(self, now_ns: int) -> None:
-        """Leases of which nobody has heard for too long are used no more: the others may have them."""
-        while self._heard:
-            name = next(iter(self._heard))
-            entry = self._entries[name]
-            if now_ns - entry.answered_ns < _SPARE * self._lease_ns:
-                return
-            del self._heard[name]
-            self._lower(entry, NEITHER)
-            self._due[name] = None
 
     def _renew(self, now_ns: int) -> None:
         """Say now and then that leases are still wanted, and give back those that nobody has used."""
@@ -312,7 +300,7 @@ class Leases:
         have = each(lambda unit: min(LARGEST, max(entry.have[unit], held[unit])))
 
         def wanted(unit: int) -> int:
-            if limit[unit] < 0 or (entry.need == NEITHER and entry.have[unit] - held[unit] >= entry.room[unit] // 2):
+            if limit[unit] < 0 or (entry.need == NEITHER and entry.have[unit] - held[unit] > entry.room[unit] // 2):
                 return have[unit]
             return min(LARGEST, max(have[unit], held[unit] + entry.need[unit] + entry.room[unit]))
 
@@ -348,7 +336,8 @@ class Leases:
             self.reached.append((entry.account, entry.total))
         # Where less was to be had than wanted, that is the room from now on: it is not asked for again and again.
         if self.state == "up":
-            entry.room = each(lambda unit: min(entry.room[unit], max(0, answer.lease[unit] - ask.held[unit])))
+            got = each(lambda unit: max(0, answer.lease[unit] - ask.held[unit]) if answer.lease[unit] < ask.want[unit] else LARGEST)
+            entry.room = each(lambda unit: min(entry.room[unit], got[unit]))
         short = each(lambda unit: ask.least[unit] - ask.held[unit] if answer.lease[unit] < ask.least[unit] else 0)
         if short != NEITHER:
             entry.quiet_until_ns, entry.refused = now_ns + _PAUSE_NS, short
@@ -366,14 +355,12 @@ class Leases:
             self._rules.pop(entry.account, None)
 
     def _give_back(self, name: str, end_ns: int) -> None:
-        """Somebody else needs what is not used here."""
-        entry = self._entries.get(name)
-        if entry is None or entry.end_ns != end_ns:
-            return
-        _, held, _ = entry.sums(self._balance)
-        if any(entry.have[unit] > held[unit] for unit in UNITS):
+        """Somebody else needs what is not used here; it may be the last life of this pod that leased it."""
+        self.learn([(name, end_ns)])
+        entry = self._entries[name]
+        if entry.end_ns == end_ns:
             entry.room = NEITHER
-            self._lower(entry, held)
+            self._lower(entry, entry.sums(self._balance)[1])
             self._due[name] = None
 
     def _teach_all(self, epoch: str) -> None:
@@ -389,3 +376,13 @@ class Leases:
         for table in (self._entries, self._rules, self._heard):
             table.pop(entry.account, None)
         self._unreported.pop(entry.account, None)
+
+
+def _wider(entry: Entry, unit: int, more: int, limit: int) -> int:
+    """The room that there should be from now on, as a call waits for `more`."""
+    if not more:
+        return entry.room[unit]
+    # The first that waits tells that there was too little room, those that wait with it how much.
+    wider = entry.room[unit] + (more if entry.need[unit] else entry.room[unit])
+    least, most = (calls * more for calls in _ROOM_CALLS)
+    return min(LARGEST, max(wider, least, min(most, limit // _ROOM_PART)))

@@ -13,7 +13,8 @@ from sidecar.settings.budgets import WithoutRedis
 from sidecar.settings.operation import Fleet
 from sidecar.shares import Ask, Both, Reply
 
-_LOOK_S = 0.1  # between two looks at what calls have used
+_LOOK_S = 0.005  # between two looks at what calls have used
+_LEARNING_S = 0.1  # between two words to a server that learns
 _WORD_NS = 1_000_000_000  # however quiet it is, others may need what is leased here, or have forgotten all
 _PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0)  # after a failure; the learning of a forgetful server takes longer than the last
 _LISTED_AT_ONCE = 1_000
@@ -95,7 +96,7 @@ class Sharing:
             async with asyncio.timeout(within_s):
                 await self._say(place)
                 while self.leases.state == "learning" or self.leases.is_behind():
-                    await asyncio.sleep(0 if self.leases.is_behind() else _LOOK_S)
+                    await asyncio.sleep(0 if self.leases.is_behind() else _LEARNING_S)
                     self._said_ns = 0
                     await self._say(place)
             self._turn("")
@@ -139,16 +140,20 @@ class Sharing:
             await place.close()
 
     async def _rest(self) -> None:
-        """Until a call waits, or it is time to look at what calls have used, or for a word."""
+        """Until a call has begun or it is time for a word, but for a moment at least; a call that waits ends both."""
         self._something.clear()
         if self._waiting:
             return
-        self._is_idle = not self.leases.is_moving()
-        try:
-            async with asyncio.timeout(_WORD_NS / 1e9 if self._is_idle else _LOOK_S):
+        await self._wait(_LOOK_S)
+        rest_ns = self.leases.rest_ns(self._clock_ns())
+        if rest_ns and not self._waiting:
+            self._is_idle = True
+            await self._wait(rest_ns / 1e9)
+
+    async def _wait(self, most_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(most_s):
                 await self._something.wait()
-        except TimeoutError:
-            return
 
     async def _say(self, place: Place) -> None:
         now_ns = self._clock_ns()

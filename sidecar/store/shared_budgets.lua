@@ -1,12 +1,12 @@
 -- One pod's word on budgets that pods share. An account in one window is a hash: pod -> sequence, seen, lease, used, held, lease, used, held,
 -- packed as doubles (a hundred pods' are read in a third of the time that text takes), money first, then tokens; held is used and pending
--- together. What is set aside is, of each pod heard of within lease_ms, the larger of
--- lease and held; of others, what they held. Integers up to 2^53 are exact here.
+-- together. What is set aside for a pod is the larger of lease and held, however long ago it was heard of: if it died it may have spent all of
+-- that. Integers up to 2^53 are exact here.
 --
 -- KEYS  epoch, short, then one hash for each account
 -- ARGV  pod, name of a new epoch, lease_ms, learn_ms, 1 if the pod has more to tell of what it has spent (so long all others wait), then for each account: its name among the short ones, sequence, known, keep_ms, and
 --       for money and tokens each: limit, used, held, have, want, need, least (see sidecar/shares.py)
--- gives epoch, learning (1 or 0), short ones, then for each account {stale} or {0, lease, used, total, taken, lease, used, total, taken, others}
+-- gives epoch, learning (1 or 0), the short ones in which this pod has leased more than it holds, then for each account {stale} or {0, lease, used, total, taken, lease, used, total, taken, others}
 local pod, fresh, lease_ms, learn_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -33,7 +33,7 @@ if ARGV[5] == '1' and now < tonumber(epoch[3]) + learn_ms then
   epoch[3] = string.format('%.0f', now)
   redis.call('HSET', KEYS[1], 'since', epoch[3])
 end
-local is_learning, since = now < tonumber(epoch[3]) + learn_ms, tonumber(epoch[3])
+local is_learning = now < tonumber(epoch[3]) + learn_ms
 
 local answers, at = {}, 6
 for number = 3, #KEYS do
@@ -49,11 +49,10 @@ for number = 3, #KEYS do
     if all[field] == pod then
       mine = entry
     else
-      local is_live = math.max(math.min(entry[2], now), since) + lease_ms > now
-      if is_live then pods = pods + 1 end
+      if entry[2] + lease_ms > now then pods = pods + 1 end  -- among which what is left is shared out
       for unit = 1, 2 do
         local lease, used, held = entry[unit * 3], entry[unit * 3 + 1], entry[unit * 3 + 2]
-        local set_aside = is_live and math.max(lease, held) or held
+        local set_aside = math.max(lease, held)
         taken[unit] = taken[unit] + set_aside
         total[unit] = total[unit] + used
         idle[unit] = idle[unit] + set_aside - held
@@ -94,5 +93,10 @@ for number = 3, #KEYS do
   end
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - 2000)
-local short = redis.call('ZRANGE', KEYS[2], 0, 99)
+local short = {}
+for _, name in ipairs(redis.call('ZRANGE', KEYS[2], 0, 99)) do
+  local mine = redis.call('HGET', KEYS[1] .. ':' .. name, pod)
+  mine = mine and {struct.unpack(ENTRY, mine)}
+  if mine and (mine[3] > mine[5] or mine[6] > mine[8]) then short[#short + 1] = name end
+end
 return {epoch[1], is_learning and 1 or 0, short, unpack(answers)}

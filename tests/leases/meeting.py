@@ -37,7 +37,13 @@ class Place:
         answers = tuple(self._answer(pod, ask, now_ms, learning) for ask in asks)
         self.short = {name: at for name, at in self.short.items() if at > now_ms - 2000}
         names = sorted(self.short, key=lambda name: (self.short[name], name))[:100]
-        return Reply(self.epoch[0], learning, tuple(read_short(name.encode()) for name in names), answers)
+        short = (read_short(name.encode()) for name in names)
+        return Reply(self.epoch[0], learning, tuple(key for key in short if self._is_idle(key, pod)), answers)
+
+    def _is_idle(self, key: Key, pod: bytes) -> bool:
+        entry = self.accounts.get(key, {}).get(pod)
+        numbers = (0,) * 8 if entry is None else _numbers(entry)
+        return numbers[2] > numbers[4] or numbers[5] > numbers[7]
 
     def _answer(self, pod: bytes, ask: Ask, now_ms: int, learning: bool) -> Answer:
         assert self.epoch is not None
@@ -49,11 +55,10 @@ class Place:
         others = tuple((name, entry) for name, entry in entries.items() if name != pod)
         for _, entry in others:
             numbers = _numbers(entry)
-            live = self.is_live(numbers[1], now_ms)
-            pods += live
+            pods += numbers[1] + self.lease_ms > now_ms
             for unit in (0, 1):
-                lease, used, held = numbers[2 + unit * 3 : 5 + unit * 3]
-                aside = max(lease, held) if live else held
+                _, used, held = numbers[2 + unit * 3 : 5 + unit * 3]
+                aside = self.aside(numbers, now_ms)[unit]
                 taken[unit] += aside
                 total[unit] += used
                 idle[unit] += aside - held
@@ -85,23 +90,14 @@ class Place:
                 if pod not in known or _numbers(known[pod])[0] < _numbers(entry)[0]:
                     known[pod] = entry
 
-    def is_live(self, seen_ms: int, now_ms: int) -> bool:
-        assert self.epoch is not None
-        return max(min(seen_ms, now_ms), self.epoch[2]) + self.lease_ms > now_ms
-
-    def set_aside_without_lease(self, key: Key, pod: bytes) -> Both:
-        """What it keeps for a pod that is dead."""
-        entry = self.accounts.get(key, {}).get(pod)
-        return (0, 0) if entry is None else (_numbers(entry)[4], _numbers(entry)[7])
+    def aside(self, numbers: tuple[int, ...], now_ms: int) -> Both:
+        """What it keeps for a pod with this entry."""
+        return max(numbers[2], numbers[4]), max(numbers[5], numbers[7])
 
     def set_aside(self, key: Key, pod: bytes, now_ms: int) -> Both:
         """What it keeps for one pod."""
         entry = self.accounts.get(key, {}).get(pod)
-        if entry is None or self.epoch is None:
-            return 0, 0
-        numbers = _numbers(entry)
-        live = self.is_live(numbers[1], now_ms)
-        return _both([max(numbers[at], numbers[at + 2]) if live else numbers[at + 2] for at in (2, 5)])
+        return (0, 0) if entry is None else self.aside(_numbers(entry), now_ms)
 
 
 def numbers_of(entry: bytes) -> tuple[int, ...]:

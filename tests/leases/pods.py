@@ -39,7 +39,7 @@ class Pod:
     cut_off: bool = False
     busy: bool = False
     forgot: bool = False
-    since_ns: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ACCOUNTS, 0))  # when it was last heard of
+    gone: bool = False  # it never comes back
     unknown: set[str] = field(default_factory=set)  # where it has not been heard of since Redis lost its memory
     waiting: list[Callable[[], None]] = field(default_factory=list)
 
