@@ -39,6 +39,7 @@ from sidecar.policies.breakers import Breakers, Change
 from sidecar.policies.budgets import Budgets
 from sidecar.policies.cache_flights import Flights
 from sidecar.policies.cache_judge import CacheJudge
+from sidecar.policies.cache_repeats import Repeats
 from sidecar.policies.cache_similar import Similar
 from sidecar.policies.dear_calls import DearCalls
 from sidecar.policies.degradation import Degradations
@@ -220,6 +221,8 @@ def make_engine(
     similar = Similar(settings.cache.max_bytes)
     answers.on_kept.append(similar.add)
     answers.on_gone.append(similar.remove)
+    repeats = Repeats(settings.cache.max_bytes)
+    answers.on_gone.append(repeats.forget)
     similar.judge = CacheJudge(settings, random, partial(meter.event, "cache"))
     ledger = Ledger() if ledger is None else ledger
     budgets = Budgets(settings)
@@ -244,6 +247,7 @@ def make_engine(
         prefixes=PromptPrefixes(settings),
         admission=admission,
         answers=answers,
+        repeats=repeats,
         flights=Flights(),
         similar=similar,
         vectors=KnownVectors(settings.cache, answers.invalidations),

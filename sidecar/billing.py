@@ -5,11 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from sidecar.answer import Answer
-from sidecar.call import Call, Candidate, EmbedRequest, Image, Usage, Vectors
+from sidecar.call import NOTHING, Call, Candidate, EmbedRequest, Image, Usage, Vectors
 from sidecar.counting import count_text
 from sidecar.errors import SidecarError, StreamCut
 
-NOTHING = Usage(0, 0, 0, 0, 0, 0)
 _FAR_ABOVE = 4  # times what a model can take in or put out: no figure
 _LEAST_FAR_ABOVE = 10_000  # tokens: of small models a few too many are no sign of nonsense
 _FIELDS = Usage.__struct_fields__

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from sidecar._core import compare
 from sidecar.answer import Answer
-from sidecar.call import Call, Candidate, Chunk, EmbedRequest, GenerateRequest, Recalled, Start, Usage, Vectors
+from sidecar.call import Call, Candidate, Chunk, EmbedRequest, GenerateRequest, Recalled, Send, Start, Usage, Vectors
 from sidecar.counting import count_embed
 from sidecar.engine import Engine
 from sidecar.errors import StoreFailed, UnknownModel
@@ -85,13 +85,17 @@ async def give(engine: Engine, call: Call, found: Found, how: Recalled) -> None:
     call.recalled, call.saved_nano_usd = how, how.saved_nano_usd
     call.served, call.answer = served, answer
     if not engine.usage.is_kept:
-        engine.similar.remember(_given(call, how, found.entry))
-    if call.send is None:
-        return
-    await call.send(Start(served))
+        engine.similar.remember(given_to(call, how, found.entry.named))
+    if call.send is not None:
+        await replay(engine, call.send, served, answer)
+
+
+async def replay(engine: Engine, send: Send, served: Candidate, answer: Answer) -> None:
+    """Bring a whole answer as a stream would, in pieces."""
+    await send(Start(served))
     pause_s = engine.settings.cache.replay_pause_ms / 1000
     for piece in pieces(answer, engine.settings.cache.replay_chars):
-        await call.send((piece,))
+        await send((piece,))
         if pause_s and piece.finish is None:
             await asyncio.sleep(pause_s)
 
@@ -288,8 +292,8 @@ def given_by(engine: Engine, row: Row) -> Given:
     return Given(row.id, row.cache, row.cache_source or "", node, row.tenant, row.plan, model, row.prompt_name, row.prompt_version)
 
 
-def _given(call: Call, how: Recalled, entry: Entry) -> Given:
-    named = entry.named
+def given_to(call: Call, how: Recalled, named: Named) -> Given:
+    """What a complaint about this call would be about."""
     node = f"{call.service}.{call.node_name}"
     return Given(call.id, how.kind, how.source, node, call.tenant, call.plan, named.model, named.prompt_name, named.prompt_version)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sidecar.catalog import Model, Node
     from sidecar.counting import Size
     from sidecar.errors import SidecarError
+    from sidecar.policies.cache_repeats import Repeat
     from sidecar.policies.runs import RunPlan
     from sidecar.providers import Provider
 
@@ -211,6 +212,9 @@ class Usage(Struct, frozen=True, gc=False):
     reasoning_tokens: int | None = None
 
 
+NOTHING = Usage(0, 0, 0, 0, 0, 0)
+
+
 class ToolDelta(Struct, frozen=True, gc=False):
     """A piece of a tool call. `index` tells calls of one answer apart (any increasing ints); `id` and `name` come once, first.
 
@@ -369,6 +373,7 @@ class Call:
         "operation",
         "plan",
         "recalled",
+        "repeat",
         "request",
         "reservation",
         "response_format",
@@ -406,6 +411,7 @@ class Call:
         self.arrived = arrived
         self.deadline = deadline
         self.send = send
+        self.repeat: Repeat | None = None  # of an earlier call with the very same bytes; None too when it turns out to be over
         self.aborted: SidecarError | None = None  # set by whoever cancels the call's task for a reason of the sidecar's own
         # any stage may add a sentence
         self.notices: list[str] = []
@@ -447,7 +453,7 @@ class Call:
         self.first_piece: float | None = None
         self.sent: Answer | None = None  # the try whose pieces the caller has seen
         # settle
-        self.usage: Usage = Usage(0, 0, 0, 0, 0, 0)
+        self.usage = NOTHING
         self.estimated = False
         self.nano_usd = 0
         # the pipeline, for settle and the door

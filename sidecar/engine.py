@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sidecar.policies.breakers import Breakers
     from sidecar.policies.budgets import Budgets
     from sidecar.policies.cache_flights import Flights
+    from sidecar.policies.cache_repeats import Repeats
     from sidecar.policies.cache_similar import Similar
     from sidecar.policies.dear_calls import DearCalls
     from sidecar.policies.degradation import Degradations
@@ -63,6 +64,7 @@ class Engine(Struct, frozen=True):
     prefixes: PromptPrefixes
     admission: Admission
     answers: Answers
+    repeats: Repeats
     flights: Flights[Landed]
     similar: Similar
     vectors: KnownVectors

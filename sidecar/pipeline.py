@@ -12,7 +12,7 @@ from sidecar.stages.check import check
 from sidecar.stages.choose import choose
 from sidecar.stages.count import count
 from sidecar.stages.identify import identify
-from sidecar.stages.recall import recall
+from sidecar.stages.recall import again, recall
 from sidecar.stages.reserve import reserve
 from sidecar.stages.settle import settle
 from sidecar.stages.stale import stale
@@ -47,8 +47,9 @@ async def run(engine: Engine, call: Call) -> None:
     deadline covers all that waits: queue, tries, pauses between them, streaming.
     """
     try:
-        plan(engine, call)
-        await _answer(engine, call)
+        if call.repeat is None or not await again(engine, call, call.repeat):
+            plan(engine, call)
+            await _answer(engine, call)
     except SidecarError as error:
         call.error = error
         raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -21,11 +21,14 @@ from sidecar.edge.wire import (
     embed_response,
     generate_request,
     generate_response,
+    repeated_response,
     start_event,
+    to_repeat,
 )
 from sidecar.engine import Engine
 from sidecar.errors import Cancelled, InvalidRequest
 from sidecar.pipeline import plan, run
+from sidecar.policies.cache_repeats import Asked
 from sidecar.v1 import llm_pb2 as pb
 from sidecar.v1 import llm_pb2_grpc
 
@@ -41,9 +44,17 @@ class LLMService(llm_pb2_grpc.LLMServiceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:  # noqa: N802
         async with Rescue(context, self._engine.meter.log, self._engine.degradations) as rescue:
-            rescue.call = call = make_call(self._engine, "generate", generate_request(request), context, self._keys, None)
+            asked, call = self._generate("generate", request, context, None)
+            rescue.call = call
             await self._run(call)
-            return generate_response(call, time.monotonic(), with_text=True)
+            if call.repeat is not None and call.repeat.reply is not None:
+                return repeated_response(call, time.monotonic(), call.repeat.reply)
+            response = generate_response(call, time.monotonic(), with_text=True)
+            if call.repeat is not None:
+                call.repeat.reply = to_repeat(response)
+            else:
+                self._engine.repeats.note(asked, request.ByteSize(), call, self._engine.answers)
+            return response
 
     async def Stream(self, request: pb.GenerateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         call: Call | None = None
@@ -68,8 +79,11 @@ class LLMService(llm_pb2_grpc.LLMServiceServicer):
         pace.begin()
         try:
             async with Rescue(context, self._engine.meter.log, self._engine.degradations) as rescue:
-                rescue.call = call = make_call(self._engine, "stream", generate_request(request), context, self._keys, send)
+                asked, call = self._generate("stream", request, context, send)
+                rescue.call = call
                 await self._run(call)
+                if call.repeat is None:
+                    self._engine.repeats.note(asked, request.ByteSize(), call, self._engine.answers)
                 await write(pb.StreamEvent(end=generate_response(call, time.monotonic(), with_text=False)))
         finally:
             pace.end()
@@ -90,6 +104,17 @@ class LLMService(llm_pb2_grpc.LLMServiceServicer):
             finally:
                 self._calls.end(call)
             return count_response(call)
+
+    def _generate(self, operation: Operation, message: pb.GenerateRequest, context: Context, send: Send | None) -> tuple[Asked, Call]:
+        """The call, and what it is known again by: of one that was answered from memory before nothing has to be read anew."""
+        metadata, authorization = _metadata(context)
+        asked = (message.SerializeToString(deterministic=True), *_said(metadata))
+        repeat = self._engine.repeats.find(asked)
+        request = generate_request(message) if repeat is None else repeat.call.request
+        call = _arrived(self._engine, operation, request, context, (metadata, authorization), self._keys, send)
+        if repeat is not None and (self._keys is None or not self._keys.is_needed or _said(call.metadata) == _said(repeat.call.metadata)):
+            call.repeat = repeat  # and where a token says who calls, it says the same
+        return asked, call
 
     async def _run(self, call: Call) -> None:
         self._calls.begin(call)
@@ -113,10 +138,27 @@ def make_call(
     engine: Engine, operation: Operation, request: GenerateRequest | EmbedRequest, context: Context, keys: Keys | None, send: Send | None
 ) -> Call:
     """`keys`: the call needs one of these. Raises InvalidRequest, Unauthenticated and NotAllowed."""
-    metadata, authorization = _metadata(context)
+    return _arrived(engine, operation, request, context, _metadata(context), keys, send)
+
+
+def _arrived(
+    engine: Engine,
+    operation: Operation,
+    request: GenerateRequest | EmbedRequest,
+    context: Context,
+    told: tuple[dict[str, str], str],
+    keys: Keys | None,
+    send: Send | None,
+) -> Call:
+    metadata, authorization = told
     if keys is not None and keys.is_needed:
         keys.admit(authorization, request.caller, metadata)
     return arrive(engine, operation, request, metadata, context.time_remaining(), send)
+
+
+def _said(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Everything but the trace, which is another one with each call."""
+    return [item for item in metadata.items() if item[0] != "traceparent"]
 
 
 def _metadata(context: Context) -> tuple[dict[str, str], str]:

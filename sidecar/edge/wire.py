@@ -233,6 +233,27 @@ def generate_response(call: Call, now: float, *, with_text: bool) -> pb.Generate
     return response
 
 
+def repeated_response(call: Call, now: float, before: pb.GenerateResponse) -> pb.GenerateResponse:
+    """The answer of a call that was answered from memory with the very answer of `before`."""
+    assert call.recalled is not None  # noqa: S101  (it has been answered from memory)
+    response = pb.GenerateResponse()
+    response.CopyFrom(before)
+    response.id = call.id
+    _set(response.timing.total, now - call.arrived)
+    _set(response.cache.age, call.recalled.age_ns / 1e9)
+    return response
+
+
+def to_repeat(response: pb.GenerateResponse) -> pb.GenerateResponse:
+    """What stays the same when it is given again from memory: everything but the call's id and the times."""
+    before = pb.GenerateResponse()
+    before.CopyFrom(response)
+    before.ClearField("id")
+    before.ClearField("timing")
+    before.cache.ClearField("age")
+    return before
+
+
 def _recalled(cache: pb.CacheResult, how: Recalled) -> None:
     cache.kind, cache.similarity, cache.score = KINDS[how.kind], how.similarity, how.score
     _set(cache.age, how.age_ns / 1e9)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 from sidecar.call import NOBODY, Call, Caller
 from sidecar.engine import Engine
 from sidecar.errors import InvalidRequest
+from sidecar.trace_context import trace_id
 
 _LONGEST = 256  # bytes of one name
 _MOST_TAGS = 16
 _FIELDS = ("service", "node", "tenant", "user", "plan", "run", "agent")
-# Version, trace, parent, flags; the trace is not all zeros, and a later version may have more after it.
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
 
 def identify(engine: Engine, call: Call) -> None:
@@ -45,7 +42,7 @@ def identify(engine: Engine, call: Call) -> None:
     call.user, call.plan, call.run, call.agent = said["user"], said["plan"], said["run"], said["agent"]
     if caller.run_plan is not None and not call.run:
         raise InvalidRequest("caller.run_plan is set and caller.run is not; expected the run that the plan is of", field="caller.run")
-    call.trace_id = _trace_id(metadata["traceparent"]) if "traceparent" in metadata else ""
+    call.trace_id = trace_id(metadata)
     if node:
         call.node = engine.catalog.nodes.get(f"{call.service}.{node}")
         if call.node is None:
@@ -73,9 +70,3 @@ def checked_name(value: str, field: str) -> str:
             field=field,
         )
     return value
-
-
-def _trace_id(traceparent: str) -> str:
-    """The trace id of a W3C traceparent (https://www.w3.org/TR/trace-context/), or nothing if it is none."""
-    found = _TRACEPARENT.fullmatch(traceparent)
-    return found[1] if found is not None else ""

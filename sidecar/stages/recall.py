@@ -2,14 +2,61 @@
 
 from __future__ import annotations
 
-from sidecar.caching import Batch, Caching, Landed, acceptance, best, exact, give, land, most_age_ns, near, semantic, server_of, similar
+from sidecar.caching import (
+    Batch,
+    Caching,
+    Landed,
+    acceptance,
+    best,
+    exact,
+    give,
+    given_to,
+    land,
+    most_age_ns,
+    near,
+    replay,
+    semantic,
+    server_of,
+    similar,
+)
 from sidecar.call import Call, EmbedRequest, Recalled
 from sidecar.engine import Engine
 from sidecar.errors import NotCached
 from sidecar.policies.cache_keys import NO_KEY, key_of
+from sidecar.policies.cache_repeats import Repeat
 from sidecar.policies.cache_rules import Rule, rule_of
 from sidecar.policies.cache_similar import Likely
 from sidecar.store.answers import Found
+from sidecar.time_limit import TimeLimit
+from sidecar.trace_context import trace_id
+
+
+async def again(engine: Engine, call: Call, repeat: Repeat) -> bool:
+    """Answer with what answered the very same request before, if that is still in memory and nothing has changed: see `Repeats`.
+
+    Writes what all stages up to here would write but needs, size and complexity, which nobody reads any more. False: nothing is written,
+    and the call goes the whole way.
+    """
+    before, now_ns = repeat.call, engine.clock_ns()
+    kept = engine.answers.fresh(repeat.caching.key.digest, now_ns, most_age_ns(before))
+    if kept is not repeat.kept or engine.dear_calls.is_throttled(before, now_ns):
+        call.repeat = None
+        return False
+    call.service, call.node_name, call.node = before.service, before.node_name, before.node
+    call.tenant, call.user, call.plan, call.agent = before.tenant, before.user, before.plan, before.agent
+    call.trace_id = trace_id(call.metadata)
+    call.messages, call.candidates, call.skipped = before.messages, before.candidates, before.skipped
+    if before.notices:
+        call.notices = [*before.notices]
+    call.caching, call.served, call.answer = repeat.caching, before.served, before.answer
+    call.saved_nano_usd = before.saved_nano_usd
+    call.recalled = how = Recalled("exact", 1.0, 1.0, max(0, now_ns - kept.kept_ns), kept.call_id, before.saved_nano_usd)
+    if not engine.usage.is_kept:
+        engine.similar.remember(given_to(call, how, kept.named))
+    if call.send is not None and call.answer is not None and call.served is not None:
+        with TimeLimit(call.deadline):
+            await replay(engine, call.send, call.served, call.answer)
+    return True
 
 
 async def recall(engine: Engine, call: Call) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from sidecar.billing import NOTHING, tokens, total
+from sidecar.billing import tokens, total
 from sidecar.caching import remember
-from sidecar.call import Call
+from sidecar.call import NOTHING, Call
 from sidecar.engine import Engine
 from sidecar.errors import BudgetExceeded
 
@@ -17,9 +17,10 @@ def settle(engine: Engine, call: Call) -> None:
     Writes usage, estimated and nano_usd. Frees a reservation that nothing was spent on. Money comes first and takes nothing from what
     follows: a defect there is logged, and the call is counted and listed all the same.
     """
-    call.usage = total([tried.usage for tried in call.attempts]) if call.attempts else NOTHING
-    call.estimated = any(tried.estimated for tried in call.attempts)
-    call.nano_usd = sum(tried.nano_usd for tried in call.attempts)
+    if call.attempts:
+        call.usage = total([tried.usage for tried in call.attempts])
+        call.estimated = any(tried.estimated for tried in call.attempts)
+        call.nano_usd = sum(tried.nano_usd for tried in call.attempts)
     if call.reservation is not None:
         try:
             _post(engine, call, call.reservation)

@@ -97,21 +97,32 @@ class Answers:
 
     def find(self, digest: bytes, now_ns: int, most_age_ns: int) -> Found | None:
         """A fresh answer that is not older than this."""
+        kept = self.fresh(digest, now_ns, most_age_ns)
+        return None if kept is None else Found(unpacked(kept.data), max(0, now_ns - kept.kept_ns))
+
+    def fresh(self, digest: bytes, now_ns: int, most_age_ns: int) -> Kept | None:
+        """The same, still packed."""
         kept = self._memory.get(digest)
-        if kept is None or now_ns >= kept.fresh_ns or now_ns - kept.kept_ns > most_age_ns:
+        if kept is None or now_ns >= kept.fresh_ns or now_ns - kept.kept_ns > most_age_ns or self._is_gone(digest, kept):
             return None
-        return self._found(digest, kept, now_ns)
+        return kept
+
+    def peek(self, digest: bytes) -> Kept | None:
+        """What is kept for this, whatever its age; nobody has asked for it."""
+        return self._memory.peek(digest)
 
     def old(self, digest: bytes, now_ns: int) -> Found | None:
         """An answer of any age that is still kept."""
         kept = self._memory.peek(digest)
-        return None if kept is None or now_ns >= kept.until_ns else self._found(digest, kept, now_ns)
-
-    def _found(self, digest: bytes, kept: Kept, now_ns: int) -> Found | None:
-        if self.invalidations.hit(kept.generation, kept.named, kept.kept_ms, kept.call_id):
-            self._drop(digest)
+        if kept is None or now_ns >= kept.until_ns or self._is_gone(digest, kept):
             return None
         return Found(unpacked(kept.data), max(0, now_ns - kept.kept_ns))
+
+    def _is_gone(self, digest: bytes, kept: Kept) -> bool:
+        is_gone = self.invalidations.hit(kept.generation, kept.named, kept.kept_ms, kept.call_id)
+        if is_gone:
+            self._drop(digest)
+        return is_gone
 
     def keep(self, entry: Entry, now_ns: int) -> None:
         """Remember an answer that has just been made. Raises UnicodeEncodeError for text that is none."""

@@ -8,7 +8,8 @@ often, lately, than all that would have to go for it. So one scan of a thousand 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from struct import Struct
 from typing import Final, Generic, Protocol, TypeVar
 
 _WINDOW: Final = 0.1  # of all bytes
@@ -16,6 +17,7 @@ _PROTECTED: Final = 0.8  # of the rest: for what was asked for again
 _BYTES_PER_COUNTER: Final = 1_024  # about one counter in each of four rows for each entry
 _MOST_COUNT: Final = 15
 _HALF: Final = bytes(count // 2 for count in range(256))
+_four: Callable[[bytes], tuple[int, int, int, int]] = Struct("<4I").unpack_from
 
 
 class Sized(Protocol):
@@ -45,12 +47,10 @@ class Frequencies:
         self._period = 2 * width  # some five times as many as there are entries: of 10 times, answers that nobody wants any more stay
 
     def add(self, key: bytes) -> None:
-        mask, begin = self._mask, 0
-        for row in self._rows:
-            place = int.from_bytes(key[begin : begin + 4], "little") & mask
-            if row[place] < _MOST_COUNT:
-                row[place] += 1
-            begin += 4
+        mask = self._mask
+        for row, part in zip(self._rows, _four(key), strict=True):
+            if row[part & mask] < _MOST_COUNT:
+                row[part & mask] += 1
         self._added += 1
         if self._added >= self._period:
             self._added //= 2
@@ -58,7 +58,7 @@ class Frequencies:
 
     def of(self, key: bytes) -> int:
         mask = self._mask
-        return min(row[int.from_bytes(key[4 * n : 4 * n + 4], "little") & mask] for n, row in enumerate(self._rows))
+        return min(row[part & mask] for row, part in zip(self._rows, _four(key), strict=True))
 
 
 class Memory(Generic[V]):

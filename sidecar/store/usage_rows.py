@@ -12,8 +12,7 @@ from msgspec.msgpack import Decoder as MessagePackDecoder
 from msgspec.msgpack import Encoder as MessagePackEncoder
 from msgspec.structs import fields
 
-from sidecar.billing import NOTHING
-from sidecar.call import Caller, Candidate, GenerateRequest, Tried, Usage
+from sidecar.call import NOTHING, Caller, Candidate, GenerateRequest, Tried, Usage
 
 if TYPE_CHECKING:
     from sidecar.call import Call
