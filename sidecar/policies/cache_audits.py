@@ -177,6 +177,11 @@ class Audits:
         state = self._states.get(namespace)
         return "serve" if state is not None and state.is_open and random >= self._share else "audit"
 
+    def is_alarmed(self, namespace: Namespace) -> bool:
+        """Of late too many audits have failed, whatever the bound."""
+        state = self._states.get(namespace)
+        return state is not None and state.alarm
+
     def served(self, namespace: Namespace) -> None:
         """A hit was served."""
         if (state := self._states.get(namespace)) is not None:

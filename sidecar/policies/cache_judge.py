@@ -64,6 +64,9 @@ class CacheJudge:
         namespace = self.namespace(call, likely)
         return "" if self.audits.decide(namespace, 1.0) == "serve" else self._figures(self.audits.standing(namespace))
 
+    def refutes(self, call: Call, likely: Likely) -> bool:
+        return self.audits.is_alarmed(self.namespace(call, likely))
+
     def gave(self, call: Call, likely: Likely) -> None:
         self.audits.served(self.namespace(call, likely))
 

@@ -61,6 +61,9 @@ class Judge(Protocol):
     def unproven(self, call: Call, likely: Likely) -> str:
         """Why nothing like this is given yet; "": it is, but for those that are audited."""
 
+    def refutes(self, call: Call, likely: Likely) -> bool:
+        """Answers like this one have been found wrong of late."""
+
     def gave(self, call: Call, likely: Likely) -> None:
         """It was given."""
 

@@ -28,8 +28,9 @@ async def stale(engine: Engine, call: Call, failure: SidecarError | TimeoutError
         return False
     found, how = hit
     reason = failure.reason if isinstance(failure, SidecarError) else "DEADLINE_EXCEEDED"
-    whose = "this answer" if found.entry.digest == caching.key.digest else "this answer to a similar question"
-    call.notices.append(f"every model failed ({reason}); {whose} is {_words(found.age_ns)} old, and may no longer be right")
+    is_same = found.entry.digest == caching.key.digest
+    whose, may = ("this answer", "may") if is_same else ("this answer to a similar question", "may not be what was asked, or")
+    call.notices.append(f"every model failed ({reason}); {whose} is {_words(found.age_ns)} old, and {may} no longer be right")
     with TimeLimit(max(call.deadline, engine.clock_ns() / 1e9 + _LAST_S)):
         await give(engine, call, found, how)
     return True
@@ -43,14 +44,15 @@ def _same(engine: Engine, call: Call, caching: Caching) -> tuple[Found, Recalled
 
 
 def _similar(engine: Engine, call: Call, caching: Caching) -> tuple[Found, Recalled] | None:
-    """With a stricter score than while models answer, and only where similar answers may be given at all."""
+    """With a stricter score than while models answer. It need not be proven yet that such answers are right: nobody else answers, and the
+    caller is told; but not where audits find them wrong.
+    """
     if caching.rule.semantic != "on" or engine.similar.judge is None:
         return None
     least = max(acceptance(engine, call), engine.settings.cache.stale_acceptance)
     likely = best(similar(engine, call, caching), least, most_age_ns(call), only_fresh=False)
-    if likely is None or engine.similar.judge.unproven(call, likely):  # there is nobody left to audit it
+    if likely is None or engine.similar.judge.refutes(call, likely):
         return None
-    engine.similar.judge.gave(call, likely)
     return Found(likely.entry, likely.age_ns), replace(semantic(likely), kind="stale")
 
 
