@@ -15,7 +15,6 @@ OPTIONS = (
     ("grpc.max_send_message_length", -1),
     # gRPC knocks again after a second at first, then ever more rarely: another try before that would not reach a sidecar that is back.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 _FIRST_PAUSE_S = 0.2  # where the sidecar does not say how long to wait; doubled each time, a random share of it

@@ -98,7 +98,14 @@ class Sidecar:
         self.channel = grpc.aio.insecure_channel(
             self.target,
             # Channels to one address share connections unless told otherwise; and a test's refused call must not slow the next.
-            options=(("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)),
+            # And who knocks before it listens is to knock again soon, not after the second and more that gRPC waits by itself.
+            options=(
+                ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.initial_reconnect_backoff_ms", 50),
+                ("grpc.max_reconnect_backoff_ms", 50),
+            ),
         )
         self.llm = llm_pb2_grpc.LLMServiceStub(self.channel)
         self.ops = ops_pb2_grpc.OpsServiceStub(self.channel)

@@ -357,6 +357,27 @@ async def test_a_sidecar_that_comes_back_is_reached(connect, way):
     await server.stop(None)
 
 
+async def test_a_connection_may_take_its_time_to_come_about(failing, connect):
+    """A server that takes a connection and is slow to say anything on it, as over TLS, far away or on a busy machine."""
+    host, _, port = failing[1].rpartition(":")
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.4)
+        back, forth = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(hand_on(reader, forth), hand_on(back, writer))
+
+    async def hand_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+        writer.close()
+
+    between = await asyncio.start_server(slow, "127.0.0.1", 0)
+    async with between:
+        target = f"127.0.0.1:{between.sockets[0].getsockname()[1]}"
+        assert (await connect(target, retries=0).ask("generate", "Hi")).text == "at last"
+
+
 async def test_nobody_there(connect):
     with pytest.raises(Unavailable) as caught:
         await connect("127.0.0.1:1", retries=1, timeout_s=10).ask("generate", "Hi")
