@@ -73,7 +73,7 @@ class CacheJudge:
     def asked(self, call: Call, likely: Likely, fresh: Answer, differs: Callable[[], None]) -> None:
         """An audit. `differs` is called, now or later, if the remembered answer does not say the same as the fresh one."""
         rule, remembered = _rule(call), likely.entry.answer()
-        why = same_answer(fresh, remembered, rule.compare, rule.compare_overlap)
+        why = same_answer(fresh, remembered, rule.compare)
         told = partial(self._told, self.namespace(call, likely), differs)
         if self.model is not None and rule.compare == "auto" and why in WORDING:
             self.model(call, fresh.text, remembered.text, told)
@@ -114,7 +114,7 @@ class CacheJudge:
         audit, row = self._settings.cache.audit, self._settings.services.get(service)
         acceptance = row.cache_acceptance if row is not None else _USUAL_ACCEPTANCE
         judge = f"{audit.judge} {model_judge.FORM}" if audit.judge and rule.compare == "auto" else ""
-        compared = f"{rule.compare}{FORM} {rule.compare_overlap:g} {judge}".rstrip()
+        compared = f"{rule.compare}{FORM} {judge}".rstrip()
         return Namespace(
             node,
             who[0] if audit.by == "tenant" else who[1] if audit.by == "plan" else "",

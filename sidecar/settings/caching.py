@@ -71,7 +71,7 @@ class NodeCache(Struct, frozen=True):
     `mode` is for calls that do not say themselves. `scope`: whose questions may be answered with one another's answers, never across
     tenants; with `user` nothing is remembered of calls that name none. `semantic`: answers to similar questions; `shadow` decides and
     counts, and gives none. `compare`: when a remembered and a fresh answer say the same: word by word or to `cache.audit.judge` (`auto`),
-    white space apart (`exact`, for code such as SQL), or with enough `words` in common, which is lax; see `policies/same_answer.py`.
+    or but for white space (`exact`, for code such as SQL); see `policies/same_answer.py`.
     """
 
     mode: Literal["off", "default"] = "off"
@@ -80,8 +80,7 @@ class NodeCache(Struct, frozen=True):
     tool_calls: bool = False  # remember answers that call tools too
     stale: bool = False  # when every model fails, an old answer is better than none
     semantic: Literal["off", "shadow", "on"] = "off"
-    compare: Literal["auto", "exact", "words"] = "auto"
-    compare_overlap: Share = 0.8  # with `words`: least share of content words that two texts have in common to be the same
+    compare: Literal["auto", "exact"] = "auto"
 
 
 def check_cache(settings: Settings) -> None:

@@ -211,7 +211,7 @@ def everything(bench):
     return Invalidation(bench.engine.answers.invalidations.generation + 1)
 
 
-@pytest.mark.parametrize(("how", "judged"), [("auto", True), ("exact", False), ("words", False)])
+@pytest.mark.parametrize(("how", "judged"), [("auto", True), ("exact", False)])
 async def test_nodes_that_compare_otherwise_ask_no_model(how, judged):
     node = Node(**{NODE + "COMPARE": how})
     await node.ask()

@@ -20,6 +20,7 @@ def answer(text="", finish="stop", calls=()):
 
 
 PAIRS = Path(__file__).parents[3] / "tools" / "verifier" / "pairs"
+ANSWERS = Path(__file__).parent / "answer_pairs.jsonl"
 LONG = (
     "You can change your billing address in the account settings. Open the page of your profile, choose the tab for billing, and write the "
     "new address into the form. The change holds from the next invoice on, and we will send you a message when it has been saved."
@@ -81,38 +82,6 @@ def test_code_is_compared_but_for_white_space():
     assert same_answer(answer("SELECT a FROM b"), answer("SELECT a FROM b;"), "exact") == "text"
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        LONG.replace("choose the tab for billing", "then choose the billing tab"),
-        LONG.replace("You can change your billing address", "Your billing address can be changed"),
-    ],
-)
-def test_enough_words_in_common_are_the_same_only_where_the_node_has_it_so(other):
-    assert same_answer(answer(LONG), answer(other)) == "words"
-    assert same_answer(answer(LONG), answer(other), "words") == ""
-    assert same_answer(answer(LONG), answer(other + " More of it, and others."), "words", 0.99) != ""
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "why"),
-    [
-        (LONG, LONG.replace("You can change", "You cannot change"), "negation"),
-        (LONG, LONG.replace("next invoice", "Next Invoice of Acme"), "numbers or names"),
-        (LONG, f"{LONG} It takes 3 days.", "numbers or names"),
-        (LONG, LONG[:140], None),
-        (LONG * 40, (LONG * 40).replace("tab", "page"), "length"),
-        ("The red door is open today.", "The blue door is open today.", None),
-        (f"서울 {LONG}", f"부산 {LONG}", "words"),
-        (f"{LONG}\n```\nx = a\n```", f"{LONG}\n```\nx = b\n```", "code"),
-    ],
-)
-def test_what_enough_words_in_common_do_not_make_the_same(one, other, why):
-    for pair in ((one, other), (other, one)):
-        found = same_answer(answer(pair[0]), answer(pair[1]), "words")
-        assert found == why if why is not None else found  # a veto of the verifier's has a name of its own
-
-
 def test_no_labelled_pair_that_asks_something_else_is_the_same():
     """The verifier's own traps, as if they were answers: one word that matters, or reworded."""
     traps = 0
@@ -123,6 +92,15 @@ def test_no_labelled_pair_that_asks_something_else_is_the_same():
                 traps += 1
                 assert same_answer(answer(seed["text"]), answer(trap["text"])) != "", (seed["text"], trap["text"])
     assert traps > 3_000
+
+
+@pytest.mark.parametrize(("how", "found"), [("exact", (1, 0)), ("auto", (2, 0))])
+def test_of_hand_written_pairs_none_that_differs_is_the_same(how, found):
+    """How many of 40 that say the same, and of 40 that do not, half of each in Korean, are taken for the same: what the docstring says."""
+    pairs = [msgspec.json.decode(line) for line in ANSWERS.read_text("utf-8").splitlines()]
+    assert [sum(pair["same"] is same for pair in pairs) for same in (True, False)] == [40, 40]
+    taken = [pair["same"] for pair in pairs if not same_answer(answer(pair["one"]), answer(pair["other"]), how)]
+    assert (taken.count(True), taken.count(False)) == found
 
 
 def test_tool_calls_and_ends_count_too():
