@@ -1,8 +1,8 @@
 """Do two answers say the same? Without a model, so "yes" needs proof, and whatever is in doubt is "no".
 
-A wrong "no" costs cache hits. A wrong "yes" would prove a cache that gives wrong answers. So an answer that a model words anew is
-another one here: of the pairs in tests/unit/policies/answer_pairs.jsonl none of 40 that differ is taken for the same, and 2 of 40 that say the same in
-other words. That is enough for labels, values and code; where answers are sentences a model must judge what is worded anew (`WORDING`;
+A wrong "no" costs cache hits. A wrong "yes" would prove a cache that gives wrong answers. So an answer that a model words anew is another
+one here: of the pairs in tests/unit/policies/answer_pairs.jsonl none of 40 that differ is taken for the same, and 2 of 40 that say the same
+in other words. That is enough for labels, values and code; where answers are sentences a model must judge what is worded anew (`WORDING`;
 `policies/model_judge.py`). Enough words in common are nothing in between: at their best, with numbers, names, negations and the verifier of
 questions to refuse, they find 9 of 20 English rewordings and 1 of 20 Korean ones, take "you may" for "you must", and open nothing: for that
 hardly one right answer in fifty may be missed.
