@@ -21,6 +21,7 @@ class DearCalls:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._least = min(limits.call_log_nano_usd, limits.call_notify_nano_usd, limits.call_throttle_nano_usd)
         self._throttled: dict[Whose, int] = {}
         self._notified: dict[Whose, int] = {}
         self._halted: dict[Whose, int] = {}
@@ -28,7 +29,7 @@ class DearCalls:
     def saw(self, call: Call, now_ns: int) -> Dear:
         """What this call's cost asks for; with `throttle` it has begun. An alert, or the end of one throttling, has its time of rest."""
         limits, cost = self._limits, call.nano_usd
-        if cost <= limits.call_log_nano_usd:
+        if cost <= self._least:
             return ""
         whose = (call.tenant, call.service, call.node_name)
         if cost > limits.call_throttle_nano_usd:
@@ -39,7 +40,7 @@ class DearCalls:
         if cost > limits.call_notify_nano_usd and now_ns >= self._notified.get(whose, 0):
             _remember(self._notified, whose, now_ns + limits.call_notify_every_ms * 1_000_000, now_ns)
             return "notify"
-        return "log"
+        return "log" if cost > limits.call_log_nano_usd else ""
 
     def halted(self, call: Call, now_ns: int) -> bool:
         """A call was refused because it could cost too much: whether that needs telling, or was told of this tenant's node a while ago."""

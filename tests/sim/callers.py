@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from sidecar.call import Caller as Identity
@@ -26,8 +27,9 @@ def arrivals(random: Random, seconds: float, few: int) -> list[float]:
 class Crowd:
     """`plans` are the runs' that have one."""
 
-    def __init__(self, random: Random, *, runs: float) -> None:
-        """`runs`: how many of the calls are of a run."""
+    def __init__(self, random: Random, *, runs: float, nodes: Sequence[tuple[str, str]] = ()) -> None:
+        """`runs`: how many of the calls are of a run. `nodes`: service and node of them all, if they are to meet there."""
+        self._nodes = nodes
         self._random = random
         self._runs = runs
         self._count = 0
@@ -70,9 +72,12 @@ class Crowd:
         service = random.choice(SERVICES) if random.random() < 0.95 else "unheard"
         tenant = random.choice(TENANTS)
         run = random.choice(_RUNS) if random.random() < self._runs else ""
+        node = random.choice((*NODES, *NODES, ""))
+        if self._nodes:
+            service, node = random.choice(self._nodes)
         return Identity(
             service=service,
-            node=random.choice((*NODES, *NODES, "")),
+            node=node,
             tenant=tenant,
             user=random.choice(USERS),
             plan=random.choice(PLANS),

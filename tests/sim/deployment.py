@@ -66,6 +66,25 @@ def draw(random: Random, more: Mapping[str, str] | None = None):
     return settings, load_catalog(settings, TODAY), environ
 
 
+def rare(seed: int) -> dict[str, str]:
+    """What few deployments set, by a chance of its own, so that the others stay what they were."""
+    random = Random(f"rare {seed}")
+    if random.random() < 0.08:
+        return dear(random)
+    if random.random() < 0.05:
+        return {"SIDECAR_LIMITS__RESERVE_QUANTILE": f"{random.uniform(0.5, 0.97):.3f}"}
+    return {}
+
+
+def dear(random: Random) -> dict[str, str]:
+    """Thresholds of single calls that some calls pass."""
+    names = ("LOG", "NOTIFY", "THROTTLE")
+    environ = {f"SIDECAR_LIMITS__CALL_{name}_USD": f"{10 ** random.uniform(-5, -2.5):.6f}" for name in names}
+    environ["SIDECAR_LIMITS__CALL_THROTTLE_MS"] = str(random.choice((500, 5_000, 60_000)))
+    environ["SIDECAR_LIMITS__CALL_NOTIFY_EVERY_MS"] = str(random.choice((1_000, 10_000, 300_000)))
+    return environ
+
+
 def _maybe(random: Random, chance: float, environ: dict[str, str], name: str, low: int, high: int) -> None:
     if random.random() < chance:
         environ[name] = str(random.randint(low, high))

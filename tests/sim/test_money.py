@@ -5,20 +5,25 @@ from __future__ import annotations
 import shutil
 from datetime import UTC
 from importlib import import_module
+from random import Random
 
 import pytest
 
 from sidecar.errors import Cancelled
+from sidecar.policies import run_rules
 from sidecar.policies.budgets import Budgets
+from sidecar.policies.dear_calls import DearCalls
 from sidecar.policies.leases import Leases
+from sidecar.policies.reservations import Outputs
 from sidecar.policies.runs import Run, Runs
 from sidecar.policies.windows import Windows
 from sidecar.store.usage import UsageLog
 from tests.sim import process
+from tests.sim.deployment import dear
 from tests.sim.fleet import play_fleet
 from tests.sim.world import World
 
-settle = import_module("sidecar.stages.settle")
+choose, settle = import_module("sidecar.stages.choose"), import_module("sidecar.stages.settle")
 
 _WITHIN = 60  # seeds: so soon each broken rule is noticed
 
@@ -111,7 +116,7 @@ def the_reserve_of_a_run_is_ignored(patch):
 
 
 def optional_agents_take_what_others_need(patch):
-    patch.setattr(Runs, "_kept_for_others", lambda runs, run, share, call, ledger, now_ns: None)
+    patch.setattr(run_rules, "_kept_for_others", lambda run, share, call, standing: None)
 
 
 def steps_are_not_counted(patch):
@@ -143,8 +148,49 @@ def each_refusal_is_told(patch):
     patch.setattr(Budgets, "_used_up", again)
 
 
+def nobody_is_throttled(patch):
+    patch.setattr(DearCalls, "is_throttled", lambda dear, call, now_ns: False)
+
+
+def throttling_does_not_end(patch):
+    patch.setattr(DearCalls, "is_throttled", lambda dear, call, now_ns: (call.tenant, call.service, call.node_name) in dear._throttled)
+
+
+def the_dear_are_asked_first(patch):
+    cheapest_first = choose._cheapest_first
+    patch.setattr(choose, "_cheapest_first", lambda call, candidates: cheapest_first(call, candidates)[::-1])
+
+
+def operators_get_no_rest_from_dear_calls(patch):
+    saw = DearCalls.saw
+
+    def again(dear, call, now_ns):
+        dear._notified.clear()
+        return saw(dear, call, now_ns)
+
+    patch.setattr(DearCalls, "saw", again)
+
+
+def what_is_not_logged_is_not_told(patch):
+    saw = DearCalls.saw
+    patch.setattr(DearCalls, "saw", lambda dear, call, now: "" if call.nano_usd <= dear._limits.call_log_nano_usd else saw(dear, call, now))
+
+
+def answers_that_broke_off_have_no_length(patch):
+    saw = Outputs.saw
+    patch.setattr(Outputs, "saw", lambda outputs, call: saw(outputs, call) if call.error is None else None)
+
+
 def alone(seed):
     return World(seed).play()
+
+
+def alone_and_dear(seed):
+    return World(seed, dear(Random(seed))).play()
+
+
+def alone_by_quantile(seed):
+    return World(seed, {"SIDECAR_LIMITS__RESERVE_QUANTILE": "0.8"}).play()
 
 
 BROKEN = {
@@ -165,6 +211,12 @@ BROKEN = {
     a_lease_counts_twice: (play_fleet, "all processes together"),
     each_refusal_is_told: (alone, "operators are told again of"),
     redis_is_not_told_what_the_journal_has: (play_fleet, "and Redis was told"),
+    nobody_is_throttled: (alone_and_dear, "and it is told otherwise"),
+    throttling_does_not_end: (alone_and_dear, "and it is told otherwise"),
+    the_dear_are_asked_first: (alone_and_dear, "which cost"),
+    operators_get_no_rest_from_dear_calls: (alone_and_dear, "operators should hear None"),
+    what_is_not_logged_is_not_told: (alone_and_dear, "operators should hear"),
+    answers_that_broke_off_have_no_length: (alone_by_quantile, "with the quantile"),
 }
 
 

@@ -37,7 +37,7 @@ class Watch(Notes):
     def __init__(self, loop, settings):
         super().__init__(loop)
         self._settings = settings
-        self.engine = None
+        self.engine = self.dear = self.lengths = None
         self.flying = defaultdict(list)  # questions under way, by breaker
         self.epochs = Counter()  # changes of each breaker
         self.changed_at = {}
@@ -83,6 +83,14 @@ class Watch(Notes):
             self.broken(caller, f"it could cost {caller.call.max_nano_usd} nano-USD, more than one call may")
         for candidate in caller.call.candidates:
             self.turns[candidate.model.provider] += 1
+        for found in (*self.dear.chosen(caller), *self.lengths.held(caller.call)):
+            self.broken(caller, found)
+
+    def settled(self, call):
+        """It is posted, and reported next."""
+        for found in self.dear.ended(call, self.now):
+            self.broken(CURRENT.get(), found)
+        self.lengths.ended(call)
 
     def end(self, one):
         one.ended = self.now

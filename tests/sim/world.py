@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from random import Random
 
@@ -17,8 +17,10 @@ from sidecar.observe import Log
 from sidecar.pipeline import run
 from tests.sim.callers import Crowd, arrivals
 from tests.sim.clock import Stuck, VirtualLoop
-from tests.sim.deployment import draw
+from tests.sim.dear import DearRules
+from tests.sim.deployment import draw, rare
 from tests.sim.ledger import WatchedLedger
+from tests.sim.lengths import LengthRules
 from tests.sim.moments import begin_ns
 from tests.sim.operators import Operator
 from tests.sim.providers import Scripted, Timeline
@@ -76,10 +78,11 @@ def guarded(loop: VirtualLoop, main: Coroutine[None, None, None], watch: Notes, 
 
 
 class World:
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, more: Mapping[str, str] | None = None) -> None:
+        """`more` is set besides what the seed says, instead of what few seeds set."""
         self.seed = seed
         self.random = random = Random(seed)
-        self.settings, catalog, self.environ = draw(random)
+        self.settings, catalog, self.environ = draw(random, rare(seed) if more is None else more)
         self.loop = VirtualLoop(Random(random.random()), coarse=random.random() < 0.5, hiccups=random.choice((0, 0, 0.01)))
         self.watch = watch = Watch(self.loop, self.settings)
         self.seconds = random.uniform(3, random.choice((20, 60)))
@@ -99,7 +102,10 @@ class World:
         )
         self.scopes.follow(engine.budgets)
         ledger.follow(engine.budgets.runs)
-        self.crowd = Crowd(random, runs=random.choice((0, 0.1, 0.6)))
+        limits = self.settings.limits
+        watch.dear, watch.lengths = DearRules(limits), LengthRules(limits.reserve_quantile)
+        self.needs_many = limits.reserve_quantile is not None  # answers of one node
+        self.crowd = Crowd(random, runs=random.choice((0, 0.1, 0.6)), nodes=(("reports", "first"),) if self.needs_many else ())
         self.operator = Operator(random, engine, self.crowd, watch, self.loop.create_task)
         engine.breakers.on_change.append(watch.change)
         engine.meter.on_event.append(self._told)
@@ -120,15 +126,20 @@ class World:
     def _reported(self, call: Call) -> None:
         CURRENT.get().reported += 1
         self.ledger.runs.ended(call)
+        self.watch.settled(call)
 
     def _told(self, event) -> None:
         """Of an account operators hear once for each threshold, unit and window, unless they have changed it meanwhile."""
+        self.watch.dear.told(event)
         if event.kind != "budget" or event.facts["account"].endswith((":plan", ":plan-first")):
             return
         what = ("refuses" in event.message, *(event.facts[name] for name in ("account", "threshold", "unit", "window")))
         if what in self.told and event.facts["account"] not in self.operator.changed:
             self.watch.broken("world", f"operators are told again of {what}")
         self.told.add(what)
+        facts = event.facts
+        if "refuses" not in event.message and int(facts["used"]) * 100 < int(facts["limit"]) * int(facts["threshold"]):
+            self.watch.broken("world", f"operators are told of {what}, and {facts['used']} of {facts['limit']} are used")
 
     # --- the run
 
@@ -148,7 +159,7 @@ class World:
         chores = [loop.create_task(_keep_house(self.engine)), loop.create_task(self.engine.admission.watch())]
         begin = loop.time()
         last = 0.0
-        times = arrivals(random, self.seconds, random.randint(20, 120))
+        times = arrivals(random, self.seconds, random.randint(20, 120) + 400 * self.needs_many)
         self.left = len(times)
         for at in times:
             caller = self.crowd.caller()
@@ -266,7 +277,7 @@ class World:
         if what == "hint":
             self.engine.breakers.hint(chosen.target, self.engine.clock_ns())
         else:
-            self.engine.breakers.force(chosen.service, chosen.target, what)
+            self.engine.breakers.of(chosen.service, chosen.target).force(what)
 
     def _set_wall_clock(self, by_ns: int) -> None:
         self.watch.note("world", f"the wall clock is set by {by_ns / 1e9:.0f} s")

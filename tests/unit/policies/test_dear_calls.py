@@ -50,6 +50,13 @@ def test_the_figures_are_settings():
     assert not seen.is_throttled(call(0), 5_000_000)
 
 
+def test_each_threshold_stands_by_itself():
+    quiet = Limits(call_log_nano_usd=100 * USD)
+    seen = DearCalls(quiet)
+    assert [seen.saw(call(usd), 0) for usd in (1, 3, 6, 101)] == ["", "notify", "throttle", "log"]
+    assert DearCalls(Limits(call_notify_nano_usd=100 * USD)).saw(call(6), 0) == "throttle"
+
+
 def test_tenants_that_callers_invent_do_not_grow_the_memory(monkeypatch):
     monkeypatch.setattr(dear_calls, "_MOST_REMEMBERED", 10)
     seen = DearCalls(Limits())
