@@ -16,6 +16,7 @@ from tests.fakes.script import Say
 from tests.fakes.servers import Server, programs
 from tests.flow.reading import failed, streamed
 from tests.flow.test_commands import sidecar_command
+from tests.tools.judge_pairs import judge_all, report
 
 NODE = "sim.ilar"
 MODEL = "compatible/compatible-default"
@@ -192,6 +193,25 @@ async def test_a_model_judges_answers_that_are_worded_anew_each_time(start_sidec
     finally:
         upstream.on("compatible-default", Say())
         upstream.on("compatible-spare", Say())
+
+
+async def test_how_well_a_model_judges_can_be_measured(sidecar, upstream):
+    def credulous(exchange) -> Say:
+        """Everything says the same, in a wrong form where it is about a refund."""
+        system, user = (message["content"] for message in exchange.body["messages"])
+        code = system.partition("`")[2].split()[0]
+        return Say(pieces=("Same." if "efund" in user else f"{code} same",))
+
+    upstream.on("compatible-spare", credulous)
+    told = report(await judge_all(sidecar.target, "compatible/compatible-spare")).splitlines()
+    upstream.on("compatible-spare", Say())
+    assert [line.partition(" taken")[0].partition(" not")[0] for line in told] == [
+        "en, different: 19 of 20",
+        "en, the same: 1 of 20",
+        "ko, different: 20 of 20",
+        "ko, the same: 0 of 20",
+    ]
+    assert told[1].endswith("not found to be the same: worded anew (unclear)")
 
 
 def judged(exchange) -> Say:
