@@ -54,6 +54,7 @@ from sidecar.policies.retries import Retries
 from sidecar.policies.runs import summary
 from sidecar.policies.sharing import Sharing
 from sidecar.providers import Provider
+from sidecar.run_upkeep import connect_runs
 from sidecar.settings import Settings
 from sidecar.settings.operation import Limits, Redis
 from sidecar.settings.routing import ProviderSettings
@@ -106,7 +107,7 @@ async def _serve(settings: Settings) -> int:
         peers = await connect_hints(engine)
         await stores.connect()
         await proofs.connect()
-        budgets = await _share_budgets(engine)
+        budgets = await _share_with_others(engine)
         hearing = await connect_words(engine)
         await connect_all(engine)
         await warm_up(engine)
@@ -165,6 +166,8 @@ async def _until_stopped(engine: Engine, doors: Doors, peers: Hints | None, budg
     if hearing is not None:
         chores.append(loop.create_task(hearing.run()))
     upkeeping = loop.create_task(upkeep(engine, peers, budgets))
+    shared_runs = engine.budgets.runs.shared
+    talking = loop.create_task(shared_runs.run()) if shared_runs is not None else None
     await asked.wait()
     for chore in chores:
         chore.cancel()
@@ -175,6 +178,10 @@ async def _until_stopped(engine: Engine, doors: Doors, peers: Hints | None, budg
     await asyncio.wait([upkeeping])
     if engine.sharing is not None and budgets is not None:
         await engine.sharing.end(budgets)
+    if talking is not None and shared_runs is not None:
+        talking.cancel()
+        await asyncio.wait([talking])
+        await shared_runs.end()
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------------------
@@ -368,12 +375,16 @@ def _open_ledger(settings: Settings) -> tuple[Ledger, list[str]]:
         raise StartError(error.message) from None
 
 
-async def _share_budgets(engine: Engine) -> SharedBudgets | None:
-    """Raises StartError, or SettingsError for what is wrong with [redis]."""
+async def _share_with_others(engine: Engine) -> SharedBudgets | None:
+    """Budgets, and runs. Raises StartError, or SettingsError for what is wrong with [redis]."""
     try:
-        return await connect_budgets(engine)
+        runs = await connect_runs(engine)
+        if runs is None:
+            return await connect_budgets(engine)
+        budgets, _ = await asyncio.gather(connect_budgets(engine), runs.begin(engine.settings.fleet.learn_ms / 1000 + 2))
     except StoreFailed as error:
         raise StartError(error.message) from None
+    return budgets
 
 
 def _open_store(engine: Engine) -> None:
@@ -421,7 +432,7 @@ async def _keep_runs(engine: Engine) -> None:
     """Write down what runs have used, every second, and close those that nobody uses any more."""
     runs, meter, was_told = engine.budgets.runs, engine.meter, False
     while True:
-        for unused in runs.idle(engine.wall_ns() // 1_000_000):
+        for unused in runs.idle(engine.wall_ns() // 1_000_000) if runs.shared is None else ():
             message, facts = summary(unused, runs.close(unused, engine.ledger))
             meter.event("run", f"{message}; no call came for limits.run_idle_hours", "info", **facts)
         try:

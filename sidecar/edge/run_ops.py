@@ -12,7 +12,8 @@ from sidecar.edge.run_plans import plan_message, run_plan
 from sidecar.edge.wire import duration
 from sidecar.engine import Engine
 from sidecar.errors import InvalidRequest, StoreFailed, UnknownRun
-from sidecar.policies.runs import Run, check, summary
+from sidecar.policies.runs import Run, RunPlan, check, summary
+from sidecar.policies.shared_runs import SharedRuns
 from sidecar.stages.identify import checked_name
 from sidecar.v1 import budgets_pb2 as pb
 
@@ -31,6 +32,8 @@ class RunOps:
             for share in plan.agents.values():
                 if share.model:
                     engine.catalog.model(share.model)  # UnknownModel
+            if runs.shared is not None:
+                return await self._open_in_all(runs.shared, plan, context)
             async with engine.audit.turn:
                 known = runs.find(tenant, name)
                 if known is None or known.plan != plan:
@@ -47,10 +50,13 @@ class RunOps:
     async def CloseRun(self, request: pb.CloseRunRequest, context: Context) -> pb.CloseRunResponse:  # noqa: N802
         async with Rescue(context, self._engine.meter.log):
             engine, (tenant, name) = self._engine, _named(request)
+            shared = engine.budgets.runs.shared
+            if shared is not None:
+                return pb.CloseRunResponse(run=self._run(await self._close_in_all(shared, tenant, name, context)))
             async with engine.audit.turn:
                 run = engine.budgets.runs.find(tenant, name)
                 if run is None:
-                    raise UnknownRun(f"no run {name[:80]!r} of tenant {tenant[:80]!r} is open; ListRuns lists those that are", field="run")
+                    raise _unknown(tenant, name)
                 before = self._run(run)
                 facts = {"steps": run.steps, "used_nano_usd": before.balance.used_nano_usd}
                 async with Audited(engine, context, "CloseRun", f"{tenant}/{name}", {}, facts):
@@ -63,7 +69,9 @@ class RunOps:
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:  # noqa: N802
         async with Rescue(context, self._engine.meter.log):
-            limit = listed(request.limit, 100, 10_000)
+            limit, shared = listed(request.limit, 100, 10_000), self._engine.budgets.runs.shared
+            if shared is not None:
+                return pb.ListRunsResponse(runs=[self._run(run) for run in await shared.listing(request.tenant, request.run, limit)])
             found = [
                 run
                 for run in self._engine.budgets.runs.listing()
@@ -83,9 +91,35 @@ class RunOps:
                     )
             return response
 
+    async def _open_in_all(self, shared: SharedRuns, plan: RunPlan, context: Context) -> pb.OpenRunResponse:
+        engine, name = self._engine, f"{plan.tenant}/{plan.run}"
+        if shared.plan_of(plan.tenant, plan.run) != plan:
+            async with (
+                engine.audit.turn,
+                Audited(engine, context, "OpenRun", name, {}, {"total_nano_usd": plan.total_nano_usd}),
+            ):
+                await shared.open(plan, is_reopening=True)
+        (run,) = await shared.listing(plan.tenant, plan.run, 1) or [Run(plan, engine.wall_ns() // 1_000_000, 0, generation="all")]
+        return pb.OpenRunResponse(run=self._run(run))
+
+    async def _close_in_all(self, shared: SharedRuns, tenant: str, name: str, context: Context) -> Run:
+        engine = self._engine
+        async with engine.audit.turn:
+            before = await shared.listing(tenant, name, 1)
+            if not before:
+                raise _unknown(tenant, name)
+            facts = {"steps": before[0].steps, "used_nano_usd": before[0].spent}
+            async with Audited(engine, context, "CloseRun", f"{tenant}/{name}", {}, facts):
+                run = await shared.close(tenant, name)
+                if run is None:
+                    raise _unknown(tenant, name)
+                message, told = summary(run, None)
+                engine.meter.event("run", message, "info", **told)
+        return run
+
     def _run(self, run: Run, last: Balance | None = None) -> pb.Run:
         now_ns = self._engine.wall_ns()
-        balance = last or self._engine.ledger.balance(run.account, now_ns)
+        balance = last or (None if run.generation else self._engine.ledger.balance(run.account, now_ns))
         message = pb.Run(
             tenant=run.plan.tenant,
             run=run.plan.run,
@@ -93,7 +127,13 @@ class RunOps:
             age=duration(max(0, now_ns / 1e9 - run.opened_ms / 1e3)),
             steps=run.steps,
             refused=run.refused,
-            balance=pb.Balance(account=run.account, limit_nano_usd=run.plan.total_nano_usd)
+            balance=pb.Balance(
+                account=run.account,
+                limit_nano_usd=run.plan.total_nano_usd + run.topped_up,
+                used_nano_usd=run.spent,
+                pending_nano_usd=run.held,
+                topped_up_nano_usd=run.topped_up,
+            )
             if balance is None
             else balance_message(run.account, balance, now_ns),
         )
@@ -107,6 +147,10 @@ class RunOps:
                 output_tokens=tally.output_tokens,
             )
         return message
+
+
+def _unknown(tenant: str, name: str) -> UnknownRun:
+    return UnknownRun(f"no run {name[:80]!r} of tenant {tenant[:80]!r} is open; ListRuns lists those that are", field="run")
 
 
 def _named(request: pb.OpenRunRequest | pb.CloseRunRequest) -> tuple[str, str]:

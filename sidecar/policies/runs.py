@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -12,11 +13,14 @@ from sidecar.call import Call, Priority
 from sidecar.errors import InvalidRequest, Overloaded
 from sidecar.policies.run_rules import is_closed, most_input, most_output, objection
 
-_MOST_RUNS = 10_000  # about 100 MB with 100 agents each and nothing forgotten; a few MB as runs are
+if TYPE_CHECKING:
+    from sidecar.policies.shared_runs import SharedRuns
+
+MOST_RUNS = 10_000  # about 100 MB with 100 agents each and nothing forgotten; a few MB as runs are
 _MOST_AGENTS = 100
 DEFAULT_RESERVE_PERCENT = 15
 _MOST_CLOSED = 10_000
-_MOST_STEPS_SEEN = 10_000  # of one run: beyond that a step asked again is taken for a new one
+MOST_STEPS_SEEN = 10_000  # of one run: beyond that a step asked again is taken for a new one
 
 
 class Share(Struct, frozen=True):
@@ -40,8 +44,8 @@ class RunPlan(Struct, frozen=True):
     agents: Mapping[str, Share] = {}
 
 
-class Tally(Struct):
-    """What one agent has used. Pending: the most that its calls in flight may."""
+class Tally(Struct, omit_defaults=True):
+    """What one agent has used. Pending: the most that its calls in flight may. Of shared runs also the money held, and what was added."""
 
     calls: int = 0
     refused: int = 0
@@ -50,10 +54,16 @@ class Tally(Struct):
     output_tokens: int = 0
     pending_input: int = 0
     pending_output: int = 0
+    pending_nano_usd: int = 0
+    topped_up_nano_usd: int = 0
 
 
 class Run(Struct):
-    """One open run. `seen` are the steps, as (agent, step), that have been let in; the money is in the ledger. Times are Unix time."""
+    """One open run. `seen` are the steps, as (agent, step), that have been let in; the money is in the ledger. Times are Unix time.
+
+    Of a run that pods share (it has a `generation`, another one each time it is opened) this is one pod's part, or all of them together:
+    `steps` are those without a number, and the money is here, in nano-USD.
+    """
 
     plan: RunPlan
     opened_ms: int
@@ -63,6 +73,11 @@ class Run(Struct):
     tallies: dict[str, Tally] = field(default_factory=dict)
     seen: set[tuple[str, int]] = field(default_factory=set)
     in_flight: int = 0
+    generation: str = ""
+    spent: int = 0
+    first_spent: int = 0
+    topped_up: int = 0
+    first_topped_up: int = 0
 
     @property
     def account(self) -> str:
@@ -77,12 +92,30 @@ class Run(Struct):
     def agent_account(self, agent: str) -> str:
         return f"agent:{escaped(self.plan.tenant)}:{escaped(self.plan.run)}:{agent}:plan"
 
+    @property
+    def first_nano_usd(self) -> int:
+        """What the plan gives first tries."""
+        return self.plan.total_nano_usd * (100 - self.plan.reserve_percent) // 100
+
+    @property
+    def held(self) -> int:
+        """Of a run that pods share: nano-USD that calls in flight hold."""
+        return sum(tally.pending_nano_usd for tally in self.tallies.values())
+
     def rules(self) -> dict[str, Rule]:
-        """Every account of the run with its limit. They have no window: they last until the run is closed."""
+        """Every account of the run with its limit. They have no window: they last until the run is closed.
+
+        Of a run that pods share this pod's ledger keeps what was spent here, and refuses nothing.
+        """
         plan = self.plan
+        if self.generation:
+            limits = {self.account: plan.total_nano_usd} | {
+                self.agent_account(name): share.max_nano_usd for name, share in plan.agents.items() if share.max_nano_usd is not None
+            }
+            return {name: Rule(limit_nano_usd=limit, mode="shadow") for name, limit in limits.items()}
         found = {
             self.account: Rule(limit_nano_usd=plan.total_nano_usd),
-            self.first_account: Rule(limit_nano_usd=plan.total_nano_usd * (100 - plan.reserve_percent) // 100),
+            self.first_account: Rule(limit_nano_usd=self.first_nano_usd),
         }
         for name, share in plan.agents.items():
             if share.max_nano_usd is not None:
@@ -124,7 +157,7 @@ class Runs:
     Nothing here awaits, so what a call is let in with is there when the ledger is asked.
     """
 
-    def __init__(self, idle_hours: int = 24, most: int = _MOST_RUNS) -> None:
+    def __init__(self, idle_hours: int = 24, most: int = MOST_RUNS) -> None:
         self._idle_ms = idle_hours * 3_600_000
         self._most = most
         self._runs: dict[tuple[str, str], Run] = {}
@@ -132,6 +165,7 @@ class Runs:
         self._closed: dict[tuple[str, str], None] = {}  # the one closed the longest ago first
         self._let_in: dict[int, tuple[Run, Tally, int, int]] = {}  # by reservation
         self.changed: dict[tuple[str, str], Run | None] = {}  # what has to be kept; None: it is gone
+        self.shared: SharedRuns | None = None  # where pods share runs, what is here are this pod's parts
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -155,15 +189,24 @@ class Runs:
             return self.open(replace(brought, tenant=call.tenant, run=call.run), now_ns // 1_000_000)
         return self._runs.get(key)
 
+    async def join(self, call: Call, now_ns: int) -> Run | None:
+        """The same, also where pods share runs and others have to be asked. Raises StoreFailed too."""
+        return self.of(call, now_ns) if self.shared is None else await self.shared.join(call)
+
     def rule_of(self, account: str) -> Rule | None:
-        return self._rules.get(account)
+        rule = self._rules.get(account)
+        return self.shared.rule_of(account) if rule is None and self.shared is not None else rule
 
     def top_ups(self, account: str, nano_usd: int) -> Iterator[tuple[str, Rule, int]]:
         """What an amount for an account of a run's means: of the total, first tries get their part. Nothing for other accounts."""
         if account in self._rules:
             yield account, self._rules[account], nano_usd
         for run in self._runs.values():
-            if run.account == account:
+            if self.shared is not None:
+                agent = next((name for name in run.plan.agents if run.agent_account(name) == account), None)
+                if agent is not None or run.account == account:
+                    self.shared.topped_up(run, agent, nano_usd)
+            elif run.account == account:
                 yield run.first_account, self._rules[run.first_account], nano_usd * (100 - run.plan.reserve_percent) // 100
 
     def open(self, plan: RunPlan, now_ms: int) -> Run:
@@ -189,9 +232,17 @@ class Runs:
         """Put it among the open ones as it was kept; calls of another process hold nothing any more."""
         run.in_flight = 0
         for tally in run.tallies.values():
-            tally.pending_input = tally.pending_output = 0
+            tally.pending_input = tally.pending_output = tally.pending_nano_usd = 0
         self._runs[run.plan.tenant, run.plan.run] = run
         self._rules |= run.rules()
+
+    def hand_over(self, run: Run, generation: str) -> None:
+        """From now on it is one of all pods'; what is here is this pod's part."""
+        for account in run.rules():
+            self._rules.pop(account, None)
+        run.generation = generation
+        self.restore(run)
+        self.note(run)
 
     def idle(self, now_ms: int) -> list[Run]:
         """Those that had no call for so long that they are closed without being asked to be."""
@@ -226,8 +277,12 @@ class Runs:
 
     def share(self, call: Call) -> Share | None:
         """What the plan gives the call's agent; None: no plan, or no share in it."""
-        run = self._runs.get((call.tenant, call.run))
-        plan = run.plan if run is not None else call.request.caller.run_plan
+        if self.shared is not None:
+            plan = self.shared.plan_of(call.tenant, call.run)
+        else:
+            run = self._runs.get((call.tenant, call.run))
+            plan = None if run is None else run.plan
+        plan = call.request.caller.run_plan if plan is None else plan
         return None if plan is None else plan.agents.get(call.agent)
 
     def output_left(self, call: Call) -> int | None:
@@ -235,12 +290,16 @@ class Runs:
         share = self.share(call)
         if share is None or share.max_output_tokens is None:
             return None
+        if self.shared is not None:
+            return max(0, share.max_output_tokens - self.shared.tokens(call.tenant, call.run, call.agent)[1])
         run = self._runs.get((call.tenant, call.run))
         tally = Tally() if run is None else run.tally(call.agent)
         return max(0, share.max_output_tokens - tally.output_tokens - tally.pending_output)
 
     def check(self, run: Run, call: Call, ledger: Ledger, now_ns: int) -> None:
         """Whether the plan lets the call in, the ledger's limits apart. Raises NotAllowed or BudgetExceeded."""
+        if run.generation:
+            return  # all pods decide, in `enter`
         found = objection(run, call, _Here(run, call, self._rules, ledger, now_ns))
         if found is not None:
             self.refused(run, call)
@@ -249,14 +308,23 @@ class Runs:
     def refused(self, run: Run, call: Call) -> None:
         run.refused += 1
         run.tally(call.agent).refused += 1
-        self._note(run)
+        self.note(run)
+
+    async def enter(self, run: Run, call: Call, reservation: int, now_ns: int) -> None:
+        """The ledger holds the call's money: let it in, in all pods where they share runs. Raises NotAllowed, BudgetExceeded and
+        StoreFailed.
+        """
+        if self.shared is None:
+            self.let_in(run, call, reservation, now_ns)
+        else:
+            await self.shared.enter(run, call, reservation)
 
     def let_in(self, run: Run, call: Call, reservation: int, now_ns: int) -> None:
         """The ledger holds the call's money: count its step and hold its tokens."""
         run.used_ms = now_ns // 1_000_000
         if not is_again(run, call):
             run.steps += 1
-            if call.request.caller.step and len(run.seen) < _MOST_STEPS_SEEN:
+            if call.request.caller.step and len(run.seen) < MOST_STEPS_SEEN:
                 run.seen.add((call.agent, call.request.caller.step))
         tally = run.tally(call.agent)
         held_input, held_output = most_input(call), most_output(call)
@@ -265,10 +333,13 @@ class Runs:
         tally.calls += 1
         run.in_flight += 1
         self._let_in[reservation] = (run, tally, held_input, held_output)
-        self._note(run)
+        self.note(run)
 
     def ended(self, call: Call, reservation: int) -> None:
         """The call's usage and cost are known."""
+        if self.shared is not None:
+            self.shared.has_ended(call, reservation)
+            return
         found = self._let_in.pop(reservation, None)
         if found is None:
             return
@@ -280,9 +351,9 @@ class Runs:
         tally.output_tokens += (usage.output_tokens or 0) + (usage.reasoning_tokens or 0)
         tally.nano_usd += call.nano_usd
         run.in_flight -= 1
-        self._note(run)
+        self.note(run)
 
-    def _note(self, run: Run) -> None:
+    def note(self, run: Run) -> None:
         key = (run.plan.tenant, run.plan.run)
         if self._runs.get(key) is run:  # it has not been closed meanwhile
             self.changed[key] = run
@@ -291,7 +362,7 @@ class Runs:
 def summary(run: Run, last: Balance | None) -> tuple[str, dict[str, str]]:
     """What a run that was closed has used, in words and as facts."""
     plan = run.plan
-    used = 0 if last is None else last.used_nano_usd
+    used = run.spent if last is None else last.used_nano_usd
     facts = {
         "tenant": plan.tenant,
         "run": plan.run,

@@ -18,7 +18,8 @@ _AGAIN_MS = 1_000  # after that other pods have been asked for what they do not 
 async def reserve(engine: Engine, call: Call) -> None:
     """Hold the dearest candidate's price, so that concurrent calls can never overspend together.
 
-    It waits only where pods share the budgets and what this one has leased is too little (`fleet.wait_ms`). Writes reservation,
+    It waits only where pods share the budgets and what this one has leased is too little (`fleet.wait_ms`), and for the word of all pods on
+    a call of a run that has a plan. Writes reservation,
     max_nano_usd (nano-USD) and max_tokens. Raises BudgetExceeded with the account, its limit, what is used and when it resets; NotAllowed
     for what the plan of the call's run does not have; StoreFailed where nothing is to be spent that cannot be written down, or the other
     pods cannot be asked. Then nothing is held.
@@ -29,7 +30,7 @@ async def reserve(engine: Engine, call: Call) -> None:
     call.max_nano_usd, call.max_tokens = _wanted(engine, call)
     for turn in range(_TURNS):
         now_ns = engine.wall_ns()
-        run = budgets.runs.of(call, now_ns) if call.run else None
+        run = await budgets.runs.join(call, now_ns) if call.run else None
         if run is not None:
             budgets.runs.check(run, call, ledger, now_ns)
         accounts = budgets.accounts(call, now_ns)
@@ -51,10 +52,16 @@ async def reserve(engine: Engine, call: Call) -> None:
         raise _refusal(held, now_ns)
     call.reservation = held.id
     budgets.held[held.id] = Held(call, now_ns, tuple(name for name, _ in accounts))
-    if run is not None:
-        budgets.runs.let_in(run, call, held.id, now_ns)
     for account in held.warnings:
         engine.meter.budget(*budgets.reached(account, ledger.balance(account, now_ns), now_ns))
+    if run is not None:
+        try:
+            await budgets.runs.enter(run, call, held.id, now_ns)
+        except BudgetExceeded as refusal:
+            told = budgets.used_up_by_all(refusal, now_ns) if refusal.unit == "nano_usd" else None
+            if told is not None:
+                engine.meter.budget(*told)
+            raise
 
 
 def _wanted(engine: Engine, call: Call) -> tuple[int, int]:
