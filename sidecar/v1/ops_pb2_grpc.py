@@ -28,8 +28,8 @@ if _version_not_supported:
 
 
 class OpsServiceStub:
-    """What operators call. Nothing here shows a key, a prompt or an answer. Any call may end in INTERNAL: a defect of the sidecar; report it
-    with the id in ErrorInfo's metadata, under which the log has the place.
+    """What operators call. Nothing here shows a key, a prompt or an answer, but for words of similar questions in CacheLookup. Any call may
+    end in INTERNAL: a defect of the sidecar; report it with the id in ErrorInfo's metadata, under which the log has the place.
     """
 
     def __init__(self, channel):
@@ -191,8 +191,8 @@ class OpsServiceStub:
 
 
 class OpsServiceServicer:
-    """What operators call. Nothing here shows a key, a prompt or an answer. Any call may end in INTERNAL: a defect of the sidecar; report it
-    with the id in ErrorInfo's metadata, under which the log has the place.
+    """What operators call. Nothing here shows a key, a prompt or an answer, but for words of similar questions in CacheLookup. Any call may
+    end in INTERNAL: a defect of the sidecar; report it with the id in ErrorInfo's metadata, under which the log has the place.
     """
 
     def GetStatus(self, request, context):
@@ -620,8 +620,8 @@ def add_OpsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OpsService:
-    """What operators call. Nothing here shows a key, a prompt or an answer. Any call may end in INTERNAL: a defect of the sidecar; report it
-    with the id in ErrorInfo's metadata, under which the log has the place.
+    """What operators call. Nothing here shows a key, a prompt or an answer, but for words of similar questions in CacheLookup. Any call may
+    end in INTERNAL: a defect of the sidecar; report it with the id in ErrorInfo's metadata, under which the log has the place.
     """
 
     @staticmethod

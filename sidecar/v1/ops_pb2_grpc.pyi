@@ -29,8 +29,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OpsServiceStub:
-    """What operators call. Nothing here shows a key, a prompt or an answer. Any call may end in INTERNAL: a defect of the sidecar; report it
-    with the id in ErrorInfo's metadata, under which the log has the place.
+    """What operators call. Nothing here shows a key, a prompt or an answer, but for words of similar questions in CacheLookup. Any call may
+    end in INTERNAL: a defect of the sidecar; report it with the id in ErrorInfo's metadata, under which the log has the place.
     """
 
     @_typing.overload
@@ -171,8 +171,8 @@ class OpsServiceStub:
 
 @_typing.type_check_only
 class OpsServiceAsyncStub(OpsServiceStub):
-    """What operators call. Nothing here shows a key, a prompt or an answer. Any call may end in INTERNAL: a defect of the sidecar; report it
-    with the id in ErrorInfo's metadata, under which the log has the place.
+    """What operators call. Nothing here shows a key, a prompt or an answer, but for words of similar questions in CacheLookup. Any call may
+    end in INTERNAL: a defect of the sidecar; report it with the id in ErrorInfo's metadata, under which the log has the place.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -309,8 +309,8 @@ class OpsServiceAsyncStub(OpsServiceStub):
     """ListRates lists requests and tokens per minute: what is left of them, and until when. It always answers OK."""
 
 class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What operators call. Nothing here shows a key, a prompt or an answer. Any call may end in INTERNAL: a defect of the sidecar; report it
-    with the id in ErrorInfo's metadata, under which the log has the place.
+    """What operators call. Nothing here shows a key, a prompt or an answer, but for words of similar questions in CacheLookup. Any call may
+    end in INTERNAL: a defect of the sidecar; report it with the id in ErrorInfo's metadata, under which the log has the place.
     """
 
     @_abc_1.abstractmethod

@@ -6,6 +6,7 @@ import asyncio
 import resource
 import signal
 import sys
+from pathlib import Path
 
 import grpc
 import pytest
@@ -167,6 +168,10 @@ def give_room(sidecar, bytes_per_file: int) -> None:
     resource.prlimit(sidecar.process.pid, resource.RLIMIT_FSIZE, (bytes_per_file, resource.RLIM_INFINITY))
 
 
+def written(folder: Path) -> int:
+    return sum(file.stat().st_size for file in (folder / "data" / "journal").iterdir())
+
+
 async def event(sidecar, words: str) -> None:
     """Waits for an event about the journal."""
     async with asyncio.timeout(15):
@@ -180,7 +185,11 @@ async def event(sidecar, words: str) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of another process can be changed on Linux only")
 async def test_a_full_disk_refuses_calls_until_there_is_room_again(start_sidecar, tmp_path):
     sidecar = await start_sidecar("", f'data_dir = "{tmp_path}/data"')
+    empty = written(tmp_path)
     await sidecar.llm.Generate(ask())
+    async with asyncio.timeout(10):
+        while written(tmp_path) == empty:  # noqa: ASYNC110  (another process's)
+            await asyncio.sleep(0.02)
     give_room(sidecar, 20)
     await sidecar.llm.Generate(ask())  # nobody knows yet
     await event(sidecar, "until there is room calls are refused (journal.on_full)")
