@@ -41,19 +41,19 @@ class Redis(Struct, frozen=True):
 class Fleet(Struct, frozen=True):
     """How pods share budgets through [redis]: each spends leases that are set aside for it there, and asks for more before they run out.
 
-    `without_redis`: while Redis is away `lease` lets a pod go on within what it has leased, and then refuses; `refuse` does
-    so at once; `share` lets each pod have its part of what was left besides, by `pods`, and of the limit where it knows nothing: together
-    less than twice the limit.
+    `without_redis`: while Redis is away `lease` lets a pod go on within what it has leased, and then refuses; `refuse` does so at once;
+    `share` lets each pod have its part of what was left besides, by `pods`, and of the limit where it knows nothing: together less than
+    twice the limit.
 
     What has been admitted is never more than the limit, however many pods there are and whichever of them are killed. What one that is
-    killed had leased (what its calls in flight held, and room for two calls or for a hundredth of the limit; more where calls come faster)
-    stays set aside until it is back or the window ends: it may have spent it, and nobody was told.
+    killed had leased stays set aside until it is back or the window ends, as it may have spent it: what its calls in flight held, and room
+    for at most four more or for a fiftieth of the limit, unless calls came so fast that they had to wait.
     """
 
     share_budgets: bool = True  # false: each pod has the limits for itself, and Redis is for hints only
     without_redis: WithoutRedis = "lease"  # a row of [budgets] may want something else
     pods: Annotated[int, Meta(ge=1, le=100_000)] | None = None  # how many there are; needed for `share`
-    lease_ms: Annotated[int, Meta(ge=20_000, le=86_400_000)] = 600_000  # what was not used for half of it goes back
+    lease_ms: Annotated[int, Meta(ge=1_000, le=86_400_000)] = 600_000  # what was not used for half of it goes back
     learn_ms: Annotated[int, Meta(ge=100, le=600_000)] = 5_000  # after it has forgotten, Redis is told again for so long before it leases
     wait_ms: Annotated[int, Meta(ge=1, le=10_000)] = 50  # the most that a call waits for a lease
 

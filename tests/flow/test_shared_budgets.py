@@ -108,7 +108,8 @@ async def test_two_pods_spend_one_budget_to_its_end_and_not_beyond(pod, server):
     balances = [(await p.ops.GetBudget(budgets_pb2.GetBudgetRequest(account="tenant:acme:test"))).balance for p in (one, two)]
     assert sum(balance.used_nano_usd for balance in balances) == spent
     assert max(balance.all_pods.used_nano_usd for balance in balances) == spent  # who spoke last has heard of all
-    status = await failed(one.llm.Generate(ask(), timeout=10))
+    fewer = one if balances[0].used_nano_usd < balances[1].used_nano_usd else two
+    status = await failed(fewer.llm.Generate(ask(), timeout=10))
     assert "account tenant:acme:test has a limit of 0.001000 USD that pods share" in status.message
     assert (await one.llm.Generate(ask("another"), timeout=10)).cost.nano_usd == COST
 
@@ -134,6 +135,34 @@ async def test_a_killed_pod_comes_back_with_what_it_spent_and_gives_back_the_res
     for running in (again, two):
         assert await running.stop() == 0
     await told(server, 8 * COST, lease=8 * COST)
+
+
+async def test_what_a_killed_pod_told_nobody_of_is_not_spent_again_however_long_it_is_away(pod, server):
+    fleet = f"lease_ms = 3_000\n{WAIT}"
+    one, two = await pod("one", "0.004", fleet), await pod("two", "0.004", fleet)
+    codes = [*await asyncio.gather(*(outcome(one) for _ in range(20))), await outcome(two)]
+    assert {*codes} == {grpc.StatusCode.OK}
+    server.freeze()
+    try:
+        untold = 0
+        while await outcome(one) == grpc.StatusCode.OK:
+            untold += 1
+        one.process.kill()
+        await one.process.wait()
+    finally:
+        server.thaw()
+    assert untold > 1
+    await until(lambda: is_up(two))
+    answered = 21 + untold + await spend(two, 90)
+    await asyncio.sleep(3.2)  # longer than it is reckoned with
+    answered += await spend(two, 90)
+    assert 3_500_000 < answered * COST <= 4_000_000
+    again = await pod("one", "0.004", fleet)
+    answered += await spend(two, 10) + await spend(again, 10)
+    assert answered * COST <= 4_000_000
+    await told(server, answered * COST)
+    balances = [(await p.ops.GetBudget(budgets_pb2.GetBudgetRequest(account="tenant:acme:test"))).balance for p in (again, two)]
+    assert sum(balance.used_nano_usd for balance in balances) == answered * COST
 
 
 async def test_redis_that_lost_its_memory_is_told_again_and_calls_do_not_notice(pod, server):
