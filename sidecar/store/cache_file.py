@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 from sidecar.errors import StoreFailed
 from sidecar.store.cache_entry import Entry, Unreadable, Vault
 from sidecar.store.cache_invalidation import Invalidation
+from sidecar.store.small_file import open_small_file
 
 FILE: Final = "cache.db"
 _FORM: Final = 1  # of the table, as the file's user_version
@@ -46,24 +47,10 @@ class CacheFile:
         self._lock = threading.Lock()  # over `_waiting`
         self._something = threading.Event()
         self._stopping = threading.Event()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-            self._file = file = sqlite3.connect(path, timeout=5, check_same_thread=False, isolation_level=None)
-            (form,) = file.execute("PRAGMA user_version").fetchone()
-            if form > _FORM:
-                raise StoreFailed(
-                    f"cannot use {path} (server.data_dir): a later version of the sidecar wrote it; run that, or move it away"
-                )
-            file.execute("PRAGMA journal_mode = WAL")
-            file.execute("PRAGMA synchronous = NORMAL")
-            file.execute("PRAGMA secure_delete = ON")  # what is erased is not to be found in the file's free pages
-            file.execute(_TABLE)
-            file.execute(f"PRAGMA user_version = {_FORM}")
-        except OSError as error:
-            raise StoreFailed(f"cannot write {path} (server.data_dir): {error.strerror}") from None
-        except sqlite3.Error as error:
-            raise StoreFailed(f"cannot use {path} (server.data_dir): {error}; repair it or move it away") from None
+        self._file = file = open_small_file(path, _FORM, _TABLE)
+        file.isolation_level = None  # transactions begin and end where it says so
+        file.execute("PRAGMA synchronous = NORMAL")  # a power failure may take back the last answers: they are asked for again
+        file.execute("PRAGMA secure_delete = ON")  # what is erased is not to be found in the file's free pages
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cache-file")  # the file's only user
         self._thread = threading.Thread(target=self._keep_writing, name="cache-write", daemon=True)
         self._thread.start()
