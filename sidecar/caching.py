@@ -16,7 +16,7 @@ from sidecar.counting import count_embed
 from sidecar.engine import Engine
 from sidecar.errors import StoreFailed, UnknownModel
 from sidecar.policies.cache_keys import Key, key_of, vector_keys
-from sidecar.policies.cache_rules import Rule, life_ms, may_keep, rule_of
+from sidecar.policies.cache_rules import Rule, acceptance, life_ms, may_keep, rule_of
 from sidecar.policies.cache_similar import Given, Likely
 from sidecar.store.answers import Found
 from sidecar.store.cache_entry import Entry, Named
@@ -24,7 +24,6 @@ from sidecar.store.cache_invalidation import Invalidation
 from sidecar.store.usage_rows import Row
 
 _GREATEST: Final = 1 << 62
-_USUAL_ACCEPTANCE: Final = 0.95  # of services that settings do not name
 
 
 class Caching:
@@ -168,12 +167,6 @@ async def near(engine: Engine, call: Call, caching: Caching, least: float) -> li
     return sorted(likely, key=lambda one: -one.score)
 
 
-def acceptance(engine: Engine, call: Call) -> float:
-    """The least score of a similar answer that is given."""
-    service = engine.settings.services.get(call.service)
-    return service.cache_acceptance if service is not None else _USUAL_ACCEPTANCE
-
-
 def best(likely: list[Likely], least: float, most_ns: int, *, only_fresh: bool = True) -> Likely | None:
     """The best that may be given: no veto, a score of at least this, and young enough."""
     for one in likely:
@@ -189,7 +182,7 @@ def semantic(likely: Likely) -> Recalled:
 async def look_up(engine: Engine, call: Call) -> Lookup:
     """What the cache would do with a call whose candidates are known, and why. Nothing is given, counted or remembered."""
     rule = rule_of(call, engine.settings.cache)
-    least = acceptance(engine, call)
+    least = acceptance(engine.settings, call.service)
     key = key_of(call, rule.scope, engine.settings.cache.version) if rule is not None else None
     if rule is None or key is None:
         return Lookup("none", "neither the call nor its node lets the cache be used", least)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from sidecar._core import compare
 from sidecar.policies import model_judge
 from sidecar.policies.cache_audits import Audits, Namespace, Standing
+from sidecar.policies.cache_rules import acceptance
 from sidecar.policies.same_answer import FORM, WORDING, same_answer
 from sidecar.settings import Settings
 from sidecar.settings.caching import NodeCache
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 Model = Callable[["Call", str, str, Callable[[str | None], None]], None]
 
 _NODE: Final = NodeCache()
-_USUAL_ACCEPTANCE: Final = 0.95  # of services that settings do not name
 
 # Any change of the verifier moves the score of some of these, and what was proven of the old one says nothing of the new.
 _PAIRS: Final = (
@@ -111,8 +111,7 @@ class CacheJudge:
 
     def _namespace(self, service: str, node: str, who: tuple[str, str], rule: NodeCache, model: str, prompt: tuple[str, str]) -> Namespace:
         """`who`: tenant and plan; `prompt`: its name and version."""
-        audit, row = self._settings.cache.audit, self._settings.services.get(service)
-        acceptance = row.cache_acceptance if row is not None else _USUAL_ACCEPTANCE
+        audit = self._settings.cache.audit
         judge = f"{audit.judge} {model_judge.FORM}" if audit.judge and rule.compare == "auto" else ""
         compared = f"{rule.compare}{FORM} {judge}".rstrip()
         return Namespace(
@@ -120,7 +119,7 @@ class CacheJudge:
             who[0] if audit.by == "tenant" else who[1] if audit.by == "plan" else "",
             model,
             *prompt,
-            f"{fingerprint()} {acceptance:g} {compared} {self._settings.cache.embedding}".rstrip(),
+            f"{fingerprint()} {acceptance(self._settings, service):g} {compared} {self._settings.cache.embedding}".rstrip(),
         )
 
     def _tell(self, now: Standing) -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 from msgspec import Struct
 
 from sidecar.call import Call, GenerateRequest, Text
+from sidecar.settings import Settings
 from sidecar.settings.caching import CacheSettings, NodeCache
 
 _NODE = NodeCache()  # of calls that name no node
@@ -22,6 +23,7 @@ _SPANS = frozenset(("morning", "afternoon", "evening", "night", "weekend"))
 _UNITS = re.compile("(?:minute|hour|day|week|month|quarter|year)s?")
 _KOREAN = re.compile("지금|현재|오늘|내일|어제|그제|모레|방금|최근|최신|이번|지난|다음\\s?(?:주|달|해|분기)|올해|작년|내년")
 _WORDS = re.compile("[a-z]+")
+_USUAL_ACCEPTANCE = 0.95  # of services that settings do not name
 _LOOKED_AT = 20_000  # characters at either end of a question
 
 
@@ -81,6 +83,12 @@ def may_keep(call: Call, rule: Rule) -> bool:
     if not rule.writes or call.error is not None or call.recalled is not None or call.served is None or answer is None or not answer.last:
         return False
     return answer.finish == "stop" or (answer.finish == "tool_calls" and rule.tool_calls)
+
+
+def acceptance(settings: Settings, service: str) -> float:
+    """The least score of a similar answer that is given."""
+    row = settings.services.get(service)
+    return row.cache_acceptance if row is not None else _USUAL_ACCEPTANCE
 
 
 def last_turn(call: Call) -> str:

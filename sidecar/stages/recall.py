@@ -6,7 +6,6 @@ from sidecar.caching import (
     Batch,
     Caching,
     Landed,
-    acceptance,
     best,
     exact,
     give,
@@ -24,7 +23,7 @@ from sidecar.engine import Engine
 from sidecar.errors import NotCached
 from sidecar.policies.cache_keys import NO_KEY, key_of
 from sidecar.policies.cache_repeats import Repeat
-from sidecar.policies.cache_rules import Rule, rule_of
+from sidecar.policies.cache_rules import Rule, acceptance, rule_of
 from sidecar.policies.cache_similar import Likely
 from sidecar.store.answers import Found
 from sidecar.time_limit import TimeLimit
@@ -119,7 +118,7 @@ async def _similar(engine: Engine, call: Call, caching: Caching) -> tuple[Found,
         return None
     if engine.answers.shared is not None and caching.key.is_similar:
         engine.answers.shared.want(caching.key.partition)
-    least, most_ns = acceptance(engine, call), most_age_ns(call)
+    least, most_ns = acceptance(engine.settings, call.service), most_age_ns(call)
     likely = best(similar(engine, call, caching), least, most_ns) or best(await near(engine, call, caching, least), least, most_ns)
     if likely is None:
         return None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from sidecar.caching import Caching, acceptance, best, exact, give, most_age_ns, semantic, server_of, similar
+from sidecar.caching import Caching, best, exact, give, most_age_ns, semantic, server_of, similar
 from sidecar.call import Call, Recalled
 from sidecar.engine import Engine
 from sidecar.errors import ProviderContextExceeded, ProviderError, ProviderRejected, RateLimited, SidecarError
+from sidecar.policies.cache_rules import acceptance
 from sidecar.store.answers import Found
 from sidecar.time_limit import TimeLimit
 
@@ -49,7 +50,7 @@ def _similar(engine: Engine, call: Call, caching: Caching) -> tuple[Found, Recal
     """
     if caching.rule.semantic != "on" or engine.similar.judge is None:
         return None
-    least = max(acceptance(engine, call), engine.settings.cache.stale_acceptance)
+    least = max(acceptance(engine.settings, call.service), engine.settings.cache.stale_acceptance)
     likely = best(similar(engine, call, caching), least, most_age_ns(call), only_fresh=False)
     if likely is None or engine.similar.judge.refutes(call, likely):
         return None
