@@ -69,7 +69,7 @@ def load(settings: Settings, today: date) -> Catalog:
         if model.id not in pinned and (living := _living(model, models, settings, today)) is not model
     }
     catalog.users = _users(catalog, references)
-    catalog.notices = (*_notices(catalog, today), *unpriced(catalog))
+    catalog.notices = (*_notices(catalog, today), *unpriced(catalog), *_unjudged(catalog, settings))
     return catalog
 
 
@@ -280,6 +280,20 @@ def _users(catalog: Catalog, references: list[Reference]) -> dict[str, tuple[str
         for model in (catalog.named(ref, embedding=embedding), catalog.model(ref, embedding=embedding)):
             found.setdefault(model.id, {})[user] = None
     return {name: tuple(users) for name, users in found.items()}
+
+
+def _unjudged(catalog: Catalog, settings: Settings) -> Iterator[str]:
+    """A line on nodes whose similar answers may never be proven right: sentences are hardly ever the same twice, word by word."""
+    nodes = [name for name, node in catalog.nodes.items() if _is_unjudged(node)] if not settings.cache.audit.judge else []
+    if nodes:
+        yield (
+            f"answers to similar questions of {', '.join(nodes)} are given only where answers are the same word by word; for models that word "
+            "each anew cache.audit.judge names one that says whether two mean the same, and where none does, cache.compare is exact"
+        )
+
+
+def _is_unjudged(node: Node) -> bool:
+    return node.cache.semantic != "off" and node.cache.compare == "auto" and not node.structured
 
 
 def _notices(catalog: Catalog, today: date) -> Iterator[str]:

@@ -218,3 +218,20 @@ async def test_nodes_that_compare_otherwise_ask_no_model(how, judged):
     await node.ask()
     assert bool(node.provider.judged) is judged
     assert ("gpt-4o-mini" in node.standing.namespace.rules) is judged
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({NODE + "SEMANTIC": "on"}, True),
+        ({NODE + "SEMANTIC": "shadow"}, True),
+        ({NODE + "SEMANTIC": "on", NODE + "COMPARE": "exact"}, False),
+        ({NODE + "SEMANTIC": "on", "SIDECAR_CACHE__AUDIT__JUDGE": "gpt-4o-mini"}, False),
+        ({"SIDECAR_NODES__VISION__NL_TO_PIVOT__CACHE__SEMANTIC": "on"}, False),  # it answers in JSON, which counts by its values
+        ({}, False),
+    ],
+)
+def test_nodes_whose_sentences_nobody_judges_are_told_of(environ, told):
+    notices = Bench(**environ).engine.catalog.notices
+    assert any("cache.audit.judge" in notice and "core.react_agent" in notice for notice in notices) is told
+    assert any("cache.audit.judge" in notice for notice in notices) is told
