@@ -287,8 +287,8 @@ def _unjudged(catalog: Catalog, settings: Settings) -> Iterator[str]:
     nodes = [name for name, node in catalog.nodes.items() if _is_unjudged(node)] if not settings.cache.audit.judge else []
     if nodes:
         yield (
-            f"answers to similar questions of {', '.join(nodes)} are given only where answers are the same word by word; for models that word "
-            "each anew cache.audit.judge names one that says whether two mean the same, and where none does, cache.compare is exact"
+            f"answers to similar questions of {', '.join(nodes)} are given only where models say the same word by word; set cache.audit.judge "
+            "to a model that tells whether two answers mean the same, or the node's cache.compare to exact if none shall"
         )
 
 
