@@ -287,8 +287,8 @@ def _unjudged(catalog: Catalog, settings: Settings) -> Iterator[str]:
     nodes = [name for name, node in catalog.nodes.items() if _is_unjudged(node)] if not settings.cache.audit.judge else []
     if nodes:
         yield (
-            f"answers to similar questions of {', '.join(nodes)} are given only where models say the same word by word; set cache.audit.judge "
-            "to a model that tells whether two answers mean the same, or the node's cache.compare to exact if none shall"
+            f"answers to similar questions of {', '.join(nodes)} are given only where models say the same word by word; set "
+            "cache.audit.judge to a model that tells whether two mean the same, or the node's cache.compare to exact if none shall"
         )
 
 
