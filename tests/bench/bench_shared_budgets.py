@@ -120,9 +120,12 @@ async def main() -> None:
                 added.append(decision_us(one, accounts, shared=True) - plain[-1])
             print(f"a decision on {ACCOUNTS} accounts, alone               {statistics.median(plain):8.2f} µs")
             print(f"with shared budgets, added                 {statistics.median(added):8.2f} µs (nothing is asked for)")
-            for what, usd in (("far from the limit", 1_000), ("to the limit's end (half of the calls fit)", 0.1)):
-                calls = 8_000 if usd == 1_000 else int(2 * usd * 1e9 * TENANTS / SPENT[0])
-                waited, refused, admitted = await pace(pods, usd, calls, 1_000)
+            for what, usd, calls, per_s in (
+                ("far from the limit", 1_000, 8_000, 1_000),
+                ("and then each tenant at each pod every 2 s", 1_000, 400, TENANTS * PODS / 2),
+                ("to the limit's end (half of the calls fit)", 0.1, int(2 * 0.1e9 * TENANTS / SPENT[0]), 1_000),
+            ):
+                waited, refused, admitted = await pace(pods, usd, calls, per_s)
                 print(f"{what}: {1 - waited:.2%} of {admitted} calls asked nobody, {refused:.1%} of {calls} were refused (aim: 99 %)")
         async with redis.Redis(port=server.port) as client:
             stats = (await client.info("commandstats"))["cmdstat_evalsha"]
