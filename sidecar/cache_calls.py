@@ -35,9 +35,8 @@ class QuestionVectors:
         engine = self._engine
         now = engine.clock_ns() / 1e9
         deadline = min(call.deadline, now + engine.settings.cache.embedding_ms / 1000)
-        request = EmbedRequest(
-            caller=_caller(call, user=call.user, plan=call.plan), inputs=(question,), model=self._model.id, cache_mode="default"
-        )
+        caller = _caller(call, call.request.caller.priority, user=call.user, plan=call.plan)
+        request = EmbedRequest(caller=caller, inputs=(question,), model=self._model.id, cache_mode="default")
         inner = _call(call, request, now, deadline)
         try:
             await run(engine, inner)
@@ -72,7 +71,7 @@ class ModelJudge:
         now = engine.clock_ns() / 1e9
         code = model_judge.code_of(engine.random())
         request = GenerateRequest(
-            caller=_caller(call, priority="optional"),
+            caller=_caller(call, "optional"),
             system=model_judge.instruction(code),
             prompt=model_judge.message(last_turn(call), remembered, fresh),
             model=self._model.id,
@@ -105,7 +104,7 @@ class ModelJudge:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _caller(call: Call, *, priority: Priority = "normal", user: str = "", plan: str = "") -> Caller:
+def _caller(call: Call, priority: Priority, *, user: str = "", plan: str = "") -> Caller:
     return Caller(service=call.service, node=call.node_name, tenant=call.tenant, user=user, plan=plan, priority=priority)
 
 

@@ -89,8 +89,8 @@ class UsageOps:
             if not has_quality and vote is None:
                 raise InvalidRequest("neither quality nor vote is set; expected one of them or both", field="quality")
             engine = self._engine
-            given = engine.similar.given.pop(request.id, None)  # where no log is kept
-            if vote == -1 and given is not None:
+            given = engine.similar.given.pop(request.id, None) if vote == -1 else None  # where no log is kept
+            if given is not None:
                 await complain(engine, given)
                 return pb.GiveFeedbackResponse()
             usage, _ = self._log()

@@ -86,6 +86,8 @@ async def test_without_a_usage_log_what_was_given_of_late_can_be_complained_abou
     questions = variants()
     similar = await until_given(pod, questions)
     (before,) = (await proofs(pod)).proofs
+    got = await failed(pod.ops.GiveFeedback(ops_pb2.GiveFeedbackRequest(id=similar.id, vote=ops_pb2.VOTE_UP)))
+    assert got.reason == "NO_USAGE_LOG"
     await complain(pod, similar.id)
     (after,) = (await proofs(pod)).proofs
     assert (after.failures - before.failures, after.complaints) == (1, 1)
