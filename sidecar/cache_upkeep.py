@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import Gauge
 
 from sidecar.cache_calls import QuestionVectors
-from sidecar.caching import forget
+from sidecar.caching import complain, forget, given_by
 from sidecar.engine import Engine
 from sidecar.errors import StoreFailed
 from sidecar.store.cache_entry import Entry, vault_of
 from sidecar.store.cache_invalidation import Invalidation
-from sidecar.store.hints import client_of
+from sidecar.store.redis_server import client_of
 
 if TYPE_CHECKING:
     from sidecar.store.cache_file import CacheFile
@@ -77,6 +77,9 @@ class CacheStores:
         async def hear(ones: Sequence[Invalidation]) -> None:
             problems: list[str] = []
             await forget(engine, ones, problems, is_own=False)
+            for one in ones:
+                if one.is_complaint:
+                    await self._hear_complaint(one.entry, problems)
             for problem in problems:
                 engine.meter.event("alert", problem, "error", key="cache file")
 
@@ -106,6 +109,20 @@ class CacheStores:
         Gauge("llm_cache_redis_lost", "Answers for which there was no room on their way to Redis.", registry=registry).set_function(
             lambda: shared.lost
         )
+
+    async def _hear_complaint(self, call_id: str, problems: list[str]) -> None:
+        """Somebody complained at another pod about a call that may have been this one's."""
+        engine = self._engine
+        given = engine.similar.given.pop(call_id, None)
+        if given is None and engine.usage.is_kept:
+            try:
+                row = await engine.usage.rate(call_id, None, -1)
+            except StoreFailed as error:
+                problems.append(f"a complaint about call {call_id} may not count: {error.message}")
+                return
+            given = given_by(engine, row) if row is not None and row.vote != -1 else None
+        if given is not None:
+            await complain(engine, given)
 
     def start(self) -> None:
         """Begin what runs until `close`."""

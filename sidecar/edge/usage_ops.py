@@ -6,14 +6,16 @@ from datetime import date, timedelta
 
 from msgspec.json import decode
 
-from sidecar.caching import complain, given_by
+from sidecar.caching import complain, given_by, invalidate
 from sidecar.days import month_begin
 from sidecar.edge.budget_ops import listed
 from sidecar.edge.rescue import Context, Rescue
 from sidecar.edge.wire import duration
 from sidecar.engine import Engine
 from sidecar.errors import InvalidRequest, NoUsageLog, UnknownCall
+from sidecar.stages.identify import checked_name
 from sidecar.store import usage_reports as reports
+from sidecar.store.cache_invalidation import Invalidation
 from sidecar.store.usage import NOT_KEPT, UsageLog
 from sidecar.store.usage_reports import Sums
 from sidecar.store.usage_rows import Row
@@ -80,6 +82,7 @@ class UsageOps:
         async with Rescue(context, self._engine.meter.log):
             if not request.id:
                 raise InvalidRequest("id is empty; expected the id of a call, as its answer tells it", field="id")
+            checked_name(request.id, "id")
             has_quality = request.HasField("quality")
             if has_quality and not 0 <= request.quality <= 1:  # also what is no number at all
                 raise InvalidRequest(f"quality is {request.quality:g}; expected 0 to 1", field="quality")
@@ -95,9 +98,11 @@ class UsageOps:
                 return pb.GiveFeedbackResponse()
             usage, _ = self._log()
             row = await usage.rate(request.id, round(request.quality * 1_000_000) if has_quality else None, vote)
-            if row is None:
+            if row is None and vote == -1 and engine.answers.shared is not None and not usage.is_shared:
+                await invalidate(engine, Invalidation(generation=0, entry=request.id, is_complaint=True))  # another pod's log may have it
+            elif row is None:
                 raise UnknownCall(f"the usage log has no call {request.id[:64]!r}; its rows are kept for usage.keep_days", field="id")
-            if vote == -1 and row.vote != -1:
+            elif vote == -1 and row.vote != -1:
                 await complain(engine, given_by(engine, row))
             return pb.GiveFeedbackResponse()
 

@@ -28,6 +28,7 @@ class Invalidation(Struct, frozen=True):
     prompt_version: str = ""
     before_ms: int = 0  # kept before this Unix time; 0: whenever
     entry: str = ""  # the id of the call that made it
+    is_complaint: bool = False  # about this call, of which another pod may know whose answer it was given
 
     def hits(self, named: Named, kept_ms: int, call_id: str) -> bool:
         return (

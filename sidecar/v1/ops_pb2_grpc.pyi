@@ -95,6 +95,7 @@ class OpsServiceStub:
 
     VOTE_DOWN on an answer that was or is remembered takes it out of the cache, on all pods; on the answer to a similar question it is a
     failed audit as well, once (see ListCacheProofs). Without a usage log: of answers that were lately given from the cache, VOTE_DOWN alone.
+    Where pods share a Redis and no PostgreSQL, VOTE_DOWN on a call that is not known here is told to the others, whatever its id.
 
     NOT_FOUND: no call of that id; where pods share a log, another pod's call can be a second away, or wait at that pod while the shared
     store cannot be reached.
@@ -234,6 +235,7 @@ class OpsServiceAsyncStub(OpsServiceStub):
 
     VOTE_DOWN on an answer that was or is remembered takes it out of the cache, on all pods; on the answer to a similar question it is a
     failed audit as well, once (see ListCacheProofs). Without a usage log: of answers that were lately given from the cache, VOTE_DOWN alone.
+    Where pods share a Redis and no PostgreSQL, VOTE_DOWN on a call that is not known here is told to the others, whatever its id.
 
     NOT_FOUND: no call of that id; where pods share a log, another pod's call can be a second away, or wait at that pod while the shared
     store cannot be reached.
@@ -454,6 +456,7 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
 
         VOTE_DOWN on an answer that was or is remembered takes it out of the cache, on all pods; on the answer to a similar question it is a
         failed audit as well, once (see ListCacheProofs). Without a usage log: of answers that were lately given from the cache, VOTE_DOWN alone.
+        Where pods share a Redis and no PostgreSQL, VOTE_DOWN on a call that is not known here is told to the others, whatever its id.
 
         NOT_FOUND: no call of that id; where pods share a log, another pod's call can be a second away, or wait at that pod while the shared
         store cannot be reached.
