@@ -116,11 +116,13 @@ class CacheStores:
         given = engine.similar.given.pop(call_id, None)
         if given is None and engine.usage.is_kept:
             try:
-                row = await engine.usage.rate(call_id, None, -1)
+                row = await engine.usage.rate(call_id, None, None)  # changes nothing
+                if row is not None and row.vote is None:  # else it was heard before, or its user thinks better of it
+                    await engine.usage.rate(call_id, None, -1)
+                    given = given_by(engine, row)
             except StoreFailed as error:
                 problems.append(f"a complaint about call {call_id} may not count: {error.message}")
                 return
-            given = given_by(engine, row) if row is not None and row.vote != -1 else None
         if given is not None:
             await complain(engine, given)
 
