@@ -61,7 +61,7 @@ async def connect_alerts(engine: Engine) -> Alerts:
         return Alerts(engine)
     from sidecar.observe.alerting import Alerting, Lane
     from sidecar.observe.alerts import Judge, unpriced_alerts
-    from sidecar.store.hints import client_of
+    from sidecar.store.redis_server import client_of
     from sidecar.store.told import Told
 
     pod = socket.gethostname()

@@ -108,7 +108,8 @@ class CacheProofs:
         is_told = True
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), _LISTEN_S)
+                async with asyncio.timeout(_LISTEN_S):
+                    await self._news.wait()
             await asyncio.sleep(_GATHER_S if is_told else _RETRY_S)
             self._news.clear()
             names = list(self._untold | dict.fromkeys(self._audits.latest(_LISTENED)))

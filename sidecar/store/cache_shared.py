@@ -21,14 +21,13 @@ from sidecar.errors import StoreFailed
 from sidecar.json_text import UNREADABLE
 from sidecar.store.cache_entry import Entry, Unreadable, Vault
 from sidecar.store.cache_invalidation import Invalidation
-from sidecar.store.hints import problem_of
+from sidecar.store.redis_server import Talk, problem_of
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 _ANSWER_S: Final = 2.0  # what Redis may take for anything but a read
 _LOOK_S: Final = 0.5
-_FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 5.0
 _MOST_WAITING: Final = 4 * 1024 * 1024  # bytes to be written
 _AT_ONCE: Final = 50
@@ -83,11 +82,10 @@ class SharedAnswers:
         self._channel = f"{prefix}:cache"
         self._read_s = read_s
         self._wall_ns = wall_ns
-        self._random = random
         self._hear = hear
         self._set_floor = floor
         self._brought = brought
-        self._tell = tell
+        self._talk = Talk(address, _LONGEST_PAUSE_S, random, tell)
         self._garbled = garbled
         self._script = client.register_script(_SCRIPT.read_text())
         self._waiting: dict[bytes, tuple[Entry, bytes]] = {}
@@ -96,16 +94,18 @@ class SharedAnswers:
         self._wanted: set[bytes] = set()
         self._unsaid: list[Invalidation] = []  # while Redis is away
         self._something = asyncio.Event()
-        self._told: bool | None = None
         self._learned = 0  # the number of the last invalidation that was heard
         self.learned = asyncio.Event()  # all that there is has been heard once
         self._late = 0
         self._is_slow = False
         self._alone_until = 0.0
-        self.is_up = False
         self.lost = 0  # entries for which there was no room
         self.late_reads = 0
         self._reading = 0
+
+    @property
+    def is_up(self) -> bool:
+        return self._talk.is_up
 
     # --- on the call's path -------------------------------------------------------------------------------------------------------
 
@@ -144,7 +144,7 @@ class SharedAnswers:
             self._late = 0
             self._is_slow = True
             self._alone_until = now + _LEFT_ALONE_S
-            self._turn(f"{self._address} does not answer within {self._read_s * 1000:g} ms")
+            self._talk.turn(f"does not answer within {self._read_s * 1000:g} ms")
 
     def put(self, entry: Entry, data: bytes) -> None:
         if self._vault is None:
@@ -282,25 +282,15 @@ class SharedAnswers:
 
     async def run(self) -> None:
         """Listen and write until cancelled; whatever fails is begun anew, after pauses that grow up to 5 s."""
-        pause_s = _FIRST_PAUSE_S
         try:
-            while True:
-                try:
-                    await self._talk()
-                except Exception as error:  # also a defect in here must not end the sidecar, nor the trying
-                    if self.is_up:
-                        pause_s = _FIRST_PAUSE_S
-                    self._turn(f"{self._address} {problem_of(error)}")
-                await asyncio.sleep(pause_s * (0.5 + self._random() / 2))
-                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+            await self._talk.keep(self._listen_and_write)
         finally:
-            self.is_up = False
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(_ANSWER_S):
                     await self._write_all()
                     await self._client.aclose()
 
-    async def _talk(self) -> None:
+    async def _listen_and_write(self) -> None:
         async with self._client.pubsub() as ear:
             async with asyncio.timeout(2 * _ANSWER_S):
                 await ear.subscribe(self._channel)
@@ -326,7 +316,7 @@ class SharedAnswers:
             self._alone_until = loop.time() + _LEFT_ALONE_S
         else:
             self._is_slow = False
-            self._turn("")
+            self._talk.turn("")
         if rules:
             for _, rule in rules:
                 self._unwrite(rule)
@@ -390,9 +380,3 @@ class SharedAnswers:
         words.zadd(key, {name: entry.kept_ms})
         words.zremrangebyrank(key, 0, -_LISTED - 1)
         words.pexpire(key, left_ms)
-
-    def _turn(self, problem: str) -> None:
-        self.is_up = not problem
-        if self.is_up is not self._told:
-            self._told = self.is_up
-            self._tell(problem)

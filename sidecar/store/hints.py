@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
-import ssl
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -18,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from sidecar.errors import SettingsError
 from sidecar.json_text import UNREADABLE
 from sidecar.settings import Settings
+from sidecar.store.redis_server import Talk, client_of
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 
 _ANSWER_S: Final = 2.0  # what Redis may take for one thing
 _PING_S: Final = 5.0  # a connection that is silent for so long is asked whether it lives
-_FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 10.0
 _MOST_UNSAID: Final = 100  # targets that opened while Redis was away
 _MOST_KEPT: Final = 1_000  # hints in Redis, of all pods together
@@ -67,19 +64,15 @@ class Hints:
         `tell` is told once for each change what is wrong with Redis at `address`, "" if nothing is.
         """
         self._client = client
-        self._address = address
         self._channel = f"{prefix}:breakers"
         self._kept = f"{prefix}:breakers:open"
         self._pod = pod
         self._hear = hear
-        self._tell = tell
+        self._talk = Talk(address, _LONGEST_PAUSE_S, random, tell)
         self._clock_ns = clock_ns
         self._wall_ns = wall_ns
-        self._random = random
         self._unsaid: OrderedDict[str, int] = OrderedDict()  # target → until when it is open, the clock's ns
         self._something = asyncio.Event()
-        self._told: bool | None = None
-        self.is_up = False
 
     def opened(self, target: str, open_ns: int) -> None:
         """A breaker of this pod has opened for so long. Never waits; of too many the oldest is forgotten."""
@@ -91,24 +84,14 @@ class Hints:
 
     async def run(self) -> None:
         """Listen and speak until cancelled; whatever fails is begun anew, after pauses that grow up to 10 s."""
-        pause_s = _FIRST_PAUSE_S
         try:
-            while True:
-                try:
-                    await self._talk()
-                except Exception as error:  # also a defect in here must not end the sidecar, nor the trying
-                    if self.is_up:
-                        pause_s = _FIRST_PAUSE_S
-                    self._turn(f"{self._address} {problem_of(error)}")
-                await asyncio.sleep(pause_s * (0.5 + self._random() / 2))
-                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+            await self._talk.keep(self._listen_and_speak)
         finally:
-            self.is_up = False
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(_ANSWER_S):
                     await self._client.aclose()
 
-    async def _talk(self) -> None:
+    async def _listen_and_speak(self) -> None:
         """One connection's life. Raises what ended it."""
         async with self._client.pubsub() as ear:
             async with asyncio.timeout(2 * _ANSWER_S):
@@ -117,14 +100,12 @@ class Hints:
                     pass  # until the server has confirmed it
                 await self._learn()  # after the subscription: nothing that is said in between is missed
             await self._say_all()
-            self._turn("")
+            self._talk.turn("")
             await _until_one_fails(self._listen(ear), self._speak())
 
-    def _turn(self, problem: str) -> None:
-        self.is_up = not problem
-        if self.is_up is not self._told:
-            self._told = self.is_up
-            self._tell(problem)
+    @property
+    def is_up(self) -> bool:
+        return self._talk.is_up
 
     # --- the ear ------------------------------------------------------------------------------------------------------------------
 
@@ -220,50 +201,6 @@ async def connect(
     )
 
 
-async def client_of(settings: Settings) -> Redis:
-    """A client of the Redis that settings name, without a word over the network.
-
-    Raises SettingsError for a missing package, an address or a file that cannot be used.
-    """
-    rule = settings.redis
-    assert rule.url is not None  # noqa: S101
-    try:
-        module = await asyncio.to_thread(importlib.import_module, "redis.asyncio")
-        retry = importlib.import_module("redis.asyncio.retry")
-        backoff = importlib.import_module("redis.backoff")
-    except ImportError:
-        raise SettingsError(
-            settings.origin("redis", "url"), "", "needs the package redis: pip install 'llm-sidecar[redis]', or leave the address out"
-        ) from None
-    encrypted: dict[str, Any] = {"ssl_ca_certs": _readable(settings)} if rule.ca_file else {}
-    try:
-        client: Redis = module.Redis.from_url(
-            rule.url,
-            username=rule.username or None,
-            password=rule.password,
-            protocol=2,  # both servers speak it, and nothing of 3 is needed
-            socket_connect_timeout=_ANSWER_S,
-            socket_timeout=_ANSWER_S,
-            retry=retry.Retry(backoff.NoBackoff(), 0),  # whoever uses it tries again, after pauses of its own
-            **encrypted,
-        )
-    except ValueError as error:
-        raise SettingsError(settings.origin("redis", "url"), "", f"cannot be used: {error}") from None
-    return client
-
-
-def _readable(settings: Settings) -> str:
-    path = settings.redis.ca_file
-    where = settings.origin("redis", "ca_file")
-    if not (settings.redis.url or "").startswith("rediss://"):
-        raise SettingsError(where, "", "is for encrypted connections, expected redis.url to begin with rediss://")
-    try:
-        ssl.create_default_context(cafile=path)
-    except OSError as error:  # ssl.SSLError is one
-        raise SettingsError(where, "", f"cannot read certificates from {path}: {error.strerror or error}") from None
-    return path
-
-
 async def _until_one_fails(*jobs: Coroutine[Any, Any, None]) -> None:
     """Run endless jobs together. Raises the error of the first that fails, as it is, when all have ended."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
@@ -275,18 +212,3 @@ async def _until_one_fails(*jobs: Coroutine[Any, Any, None]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def problem_of(error: Exception) -> str:
-    """In words for operators. By name, so that nothing is imported for it; the names of the lower classes come first."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    detail = " ".join(str(error).split())[:300]
-    if names & {"AuthenticationError", "AuthenticationWrongNumberOfArgsError"}:
-        return f"refuses the user or the password (redis.username, redis.password): {detail}"
-    if "NoPermissionError" in names:
-        return f"does not allow its user what is needed (channel and keys under redis.prefix, scripts, INFO): {detail}"
-    if "TimeoutError" in names:
-        return "does not answer in time"
-    if names & {"ConnectionError", "OSError"}:
-        return f"cannot be reached: {detail}"
-    return f"cannot be used: {type(error).__name__}: {detail}"

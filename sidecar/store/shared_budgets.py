@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sidecar.errors import StoreFailed
 from sidecar.settings import Settings
 from sidecar.shares import Answer, Ask, Reply
-from sidecar.store.hints import client_of, problem_of
+from sidecar.store.redis_server import client_of, problem_of
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

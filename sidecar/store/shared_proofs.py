@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sidecar.settings import Settings
-from sidecar.store.hints import client_of, problem_of
+from sidecar.store.redis_server import client_of, problem_of
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.errors import StoreFailed
 from sidecar.run_words import Heard, Looked, Part
 from sidecar.settings import Settings
-from sidecar.store.hints import client_of, problem_of
+from sidecar.store.redis_server import client_of, problem_of
 from sidecar.store.shared_budgets import pod_life
 
 if TYPE_CHECKING:
@@ -117,12 +117,17 @@ class SharedRuns:
             return await self._script(keys=[*self._keys, *keys], args=args)
 
     @contextlib.asynccontextmanager
-    async def _asking(self, within_s: float) -> Any:
+    async def _asking(self, within_s: float) -> AsyncIterator[None]:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  (a coroutine always runs in one)
+        before = task.cancelling()
         try:
             async with asyncio.timeout(within_s):
                 yield
         except Exception as error:  # redis-py's, whose classes would have to be imported for it
             raise StoreFailed(f"{self._address} {problem_of(error)}") from None
+        if task.cancelling() > before:
+            raise asyncio.CancelledError  # redis-py loses one that comes together with the answer
 
 
 async def connect(settings: Settings) -> SharedRuns | None:

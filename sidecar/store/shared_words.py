@@ -12,7 +12,7 @@ from msgspec.json import decode, encode
 
 from sidecar.errors import StoreFailed
 from sidecar.settings import Settings
-from sidecar.store.hints import client_of, problem_of
+from sidecar.store.redis_server import client_of, problem_of
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
