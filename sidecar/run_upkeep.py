@@ -25,6 +25,7 @@ async def connect_runs(engine: Engine) -> SharedRuns | None:
         engine.ledger,
         idle_hours=settings.limits.run_idle_hours,
         most=MOST_RUNS,
+        learn_ms=settings.fleet.learn_ms,
         without=settings.fleet.without_redis,
         keep=budgets.keep_runs,
         clock_ns=engine.clock_ns,

