@@ -41,6 +41,7 @@ from msgspec import Struct
 _RATES: Final = (0.0, 0.1, 0.25, 0.5)  # r_j: of the target
 _WEIGHTS: Final = (0.4, 0.2, 0.2, 0.2)  # w_j: most for no failure at all, so that 169 audits without one prove 2 % at 95 %
 _WORSE: Final = 4  # times the target: what the CUSUM looks for
+_HOPELESS: Final = 2_000  # audits: who is not open then has an error rate near the target or above it
 MOST: Final = 10_000  # namespaces, about 600 bytes each
 _MOST_TOLD: Final = 200  # at a time: a bound takes some 0.1 ms
 _ENOUGH: Final = 700.0  # of a logarithm: beyond it is no float
@@ -181,6 +182,11 @@ class Audits:
         """Of late too many audits have failed, whatever the bound."""
         state = self._states.get(namespace)
         return state is not None and state.alarm
+
+    def is_hopeless(self, namespace: Namespace) -> bool:
+        """So many audits have not opened it that each single one says little."""
+        state = self._states.get(namespace)
+        return state is not None and not state.is_open and _sum(state).audits >= _HOPELESS
 
     def served(self, namespace: Namespace) -> None:
         """A hit was served."""

@@ -73,10 +73,14 @@ class CacheJudge:
     def asked(self, call: Call, likely: Likely, fresh: Answer, differs: Callable[[], None]) -> None:
         """An audit. `differs` is called, now or later, if the remembered answer does not say the same as the fresh one."""
         rule, remembered = _rule(call), likely.entry.answer()
+        namespace = self.namespace(call, likely)
+        model = self.model if rule.compare == "auto" else None
+        if model is not None and self.audits.is_hopeless(namespace) and self._random() >= self._settings.cache.audit.share:
+            return  # by lot, whatever the answers say: a judge is paid
         why = same_answer(fresh, remembered, rule.compare)
-        told = partial(self._told, self.namespace(call, likely), differs)
-        if self.model is not None and rule.compare == "auto" and why in WORDING:
-            self.model(call, fresh.text, remembered.text, told)
+        told = partial(self._told, namespace, differs)
+        if model is not None and why in WORDING:
+            model(call, fresh.text, remembered.text, told)
         else:
             told(why)
 

@@ -25,8 +25,9 @@ class AuditSettings(Struct, frozen=True):
 
     Wrong is what does not say the same as a fresh answer: word by word (JSON by value, code but for white space) or, with a `judge`, to
     that model, which is told the question and both answers. Its calls are paid by the audited call's tenant, service and node; the usage
-    log has them as prompt `cache-audit`. A judge's own errors come on top: where it takes a share m of wrong answers for right, fewer than
-    `target` / (1 - m) are wrong (`python -m tests.tools.judge_pairs` measures it).
+    log has them as prompt `cache-audit`. Where 2,000 audits have opened nothing it is asked about no more than a `share`. A judge's own
+    errors come on top: where it takes a share m of wrong answers for right, fewer than `target` / (1 - m) are wrong (`python -m
+    tests.tools.judge_pairs` measures it).
     """
 
     share: Annotated[float, Meta(ge=0.01, le=1)] = 0.03  # of the similar answers that may be given: a provider is asked all the same

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from random import Random
 
 import msgspec
 import pytest
@@ -109,6 +110,21 @@ async def test_wrong_answers_never_open_one():
         assert (await node.ask()).recalled is None
     assert not node.standing.is_open
     assert node.standing.failures == node.outcomes.count("meaning") > 30
+
+
+async def test_where_nothing_opens_the_judge_is_asked_seldom_from_then_on():
+    node = Node()
+    await node.ask()
+    await node.ask()
+    (standing,) = node.judge.standings("")
+    for number in range(2_000):
+        node.judge.audits.record(standing.namespace, same=number % 10 > 0)
+    asked, audits = len(node.provider.judged), node.standing.audits
+    node.judge._random = Random(1).random
+    for _ in range(300):
+        await node.ask()
+    assert asked <= len(node.provider.judged) <= asked + 40
+    assert audits < node.standing.audits <= audits + 40  # of 300 three in a hundred: 9, and never 40
 
 
 @pytest.mark.parametrize("where", [0, 1])
