@@ -184,9 +184,9 @@ class Audits:
         return state is not None and state.alarm
 
     def is_hopeless(self, namespace: Namespace) -> bool:
-        """So many audits have not opened it that each single one says little."""
+        """So many audits have not proven it that each single one says little. Not one that closed for failures of late."""
         state = self._states.get(namespace)
-        return state is not None and not state.is_open and _sum(state).audits >= _HOPELESS
+        return state is not None and _sum(state).audits >= _HOPELESS and not self._is_proven(state)
 
     def served(self, namespace: Namespace) -> None:
         """A hit was served."""
@@ -284,10 +284,11 @@ class Audits:
             self._tell(self._standing(namespace, state))
 
     def _may_open(self, state: _State) -> bool:
-        if state.alarm:
-            return False
-        own, others = state.own, state.others
-        return self._evidence(own.audits + others.audits, own.failures + others.failures) >= self._least
+        return not state.alarm and self._is_proven(state)
+
+    def _is_proven(self, state: _State) -> bool:
+        counts = _sum(state)
+        return self._evidence(counts.audits, counts.failures) >= self._least
 
     def _standing(self, namespace: Namespace, state: _State) -> Standing:
         counts = _sum(state)

@@ -92,6 +92,7 @@ def test_failures_in_a_row_close_a_namespace_with_a_long_good_record():
         audits.record(NAME, same=False)
     assert audits.decide(NAME, 0.99) == "audit"
     assert audits.bound(NAME) < 0.001  # the average since it began is still good
+    assert not audits.is_hopeless(NAME)
     assert told[-1].is_alarmed
     assert not told[-1].is_open
     healed = 0
@@ -99,6 +100,19 @@ def test_failures_in_a_row_close_a_namespace_with_a_long_good_record():
         audits.record(NAME, same=True)
         healed += 1
     assert 40 < healed < 100
+
+
+def test_what_many_audits_have_not_opened_is_hopeless_until_it_opens():
+    audits, _ = make()
+    seen = []
+    for number in range(12_000):
+        audits.record(NAME, same=bool(number % 20) or number > 2_100)
+        seen.append(audits.is_hopeless(NAME))
+    assert seen.index(True) == 1_999
+    assert seen[2_500]
+    assert not seen[-1]
+    assert audits.decide(NAME, 0.99) == "serve"
+    assert not audits.is_hopeless(OTHER)
 
 
 def test_a_complaint_is_a_failed_audit():
