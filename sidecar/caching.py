@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from typing import Final, Literal
+from typing import Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -14,16 +14,11 @@ from sidecar.answer import Answer
 from sidecar.call import Call, Candidate, Chunk, EmbedRequest, GenerateRequest, Recalled, Send, Start, Usage, Vectors
 from sidecar.counting import count_embed
 from sidecar.engine import Engine
-from sidecar.errors import StoreFailed, UnknownModel
 from sidecar.policies.cache_keys import Key, key_of, vector_keys
 from sidecar.policies.cache_rules import Rule, acceptance, life_ms, may_keep, rule_of
 from sidecar.policies.cache_similar import Given, Likely
 from sidecar.store.answers import Found
 from sidecar.store.cache_entry import Entry, Named
-from sidecar.store.cache_invalidation import Invalidation
-from sidecar.store.usage_rows import Row
-
-_GREATEST: Final = 1 << 62
 
 
 class Caching:
@@ -266,62 +261,10 @@ def _audit(engine: Engine, call: Call, would_be: Likely, fresh: Answer) -> None:
     judge.asked(call, would_be, fresh, lambda: drop(would_be.entry))
 
 
-async def complain(engine: Engine, given: Given) -> None:
-    """A user says that this call's answer is wrong: it is not given any more, on no pod. A similar question's is a failed audit too."""
-    judge = engine.similar.judge
-    if given.kind == "semantic" and judge is not None:
-        node = engine.catalog.nodes.get(given.node)
-        judge.complain(given, node.cache if node is not None else None)
-    await invalidate(engine, Invalidation(generation=0, entry=given.source or given.id))
-
-
-def given_by(engine: Engine, row: Row) -> Given:
-    """The call of this row; one of an older version of the sidecar does not say whose answer it was given."""
-    try:
-        name = engine.catalog.named(row.model).name
-    except UnknownModel:
-        name = row.model
-    node, model = f"{row.service}.{row.node}", f"{row.provider}/{name}"
-    return Given(row.id, row.cache, row.cache_source or "", node, row.tenant, row.plan, model, row.prompt_name, row.prompt_version)
-
-
 def given_to(call: Call, how: Recalled, named: Named) -> Given:
     """What a complaint about this call would be about."""
     node = f"{call.service}.{call.node_name}"
     return Given(call.id, how.kind, how.source, node, call.tenant, call.plan, named.model, named.prompt_name, named.prompt_version)
-
-
-async def invalidate(engine: Engine, what: Invalidation) -> tuple[dict[str, int], list[str]]:
-    """Give nothing any more that this hits, on no pod, and erase it everywhere. Returns how many were where, and what went wrong.
-
-    A number is taken for it first: it is what decides, on every pod, which answers are too old.
-    """
-    shared = engine.answers.shared
-    numbered = await shared.say(what) if shared is not None else None
-    problems = []
-    if numbered is None:
-        numbered = replace(what, generation=engine.answers.invalidations.generation + 1)
-        if shared is not None:
-            problems.append("Redis is away: the other pods are told when it is back")
-    found = await forget(engine, [numbered], problems)
-    return found, problems
-
-
-async def forget(engine: Engine, ones: Sequence[Invalidation], problems: list[str], *, is_own: bool = True) -> dict[str, int]:
-    """Apply invalidations here. What pods share is erased by the one whose own they are."""
-    found = {"memory": sum(map(engine.answers.invalidate, ones)), "vectors": sum(map(engine.vectors.invalidate, ones))}
-    for one in ones:
-        if engine.similar.judge is not None and one.tenant and one == Invalidation(one.generation, one.tenant):
-            engine.similar.judge.forget(one.tenant)
-    if is_own:  # an operator's word takes all that it names, also where its number is not known to be the greatest yet
-        ones = [replace(one, generation=_GREATEST) for one in ones]
-    for place in engine.answers.elsewhere:
-        if is_own or place is not engine.answers.shared:
-            try:
-                found[place.name] = await place.erase(ones)
-            except StoreFailed as error:
-                problems.append(error.message)
-    return found
 
 
 class Batch:

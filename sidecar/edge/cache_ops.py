@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sidecar.caching import invalidate, look_up
+from sidecar.caching import look_up
 from sidecar.edge.audit import Audited
 from sidecar.edge.calls import Calls
 from sidecar.edge.rescue import Context, Rescue
@@ -10,6 +10,7 @@ from sidecar.edge.rpc import make_call
 from sidecar.edge.wire import duration, generate_request
 from sidecar.engine import Engine
 from sidecar.errors import InvalidRequest
+from sidecar.forgetting import invalidate
 from sidecar.pipeline import plan
 from sidecar.policies.cache_audits import Standing
 from sidecar.policies.cache_rules import life_ms

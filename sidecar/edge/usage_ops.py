@@ -6,13 +6,13 @@ from datetime import date, timedelta
 
 from msgspec.json import decode
 
-from sidecar.caching import complain, given_by, invalidate
 from sidecar.days import month_begin
 from sidecar.edge.budget_ops import listed
 from sidecar.edge.rescue import Context, Rescue
 from sidecar.edge.wire import duration
 from sidecar.engine import Engine
 from sidecar.errors import InvalidRequest, NoUsageLog, UnknownCall
+from sidecar.forgetting import complain, given_by, invalidate
 from sidecar.stages.identify import checked_name
 from sidecar.store import usage_reports as reports
 from sidecar.store.cache_invalidation import Invalidation

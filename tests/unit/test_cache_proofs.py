@@ -9,8 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from sidecar.cache_proofs import CacheProofs
-from sidecar.caching import invalidate
 from sidecar.errors import StoreFailed
+from sidecar.forgetting import invalidate
 from sidecar.policies.cache_audits import Namespace
 from sidecar.store import proof_file
 from sidecar.store.cache_invalidation import Invalidation

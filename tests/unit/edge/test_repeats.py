@@ -9,12 +9,12 @@ import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 
-from sidecar.caching import invalidate
 from sidecar.call import Chunk
 from sidecar.edge.calls import Calls
 from sidecar.edge.keys import Keys
 from sidecar.edge.rpc import LLMService
 from sidecar.edge.wire import to_repeat
+from sidecar.forgetting import invalidate
 from sidecar.settings.doors import Auth, Token
 from sidecar.store.cache_invalidation import Invalidation
 from sidecar.v1 import llm_pb2 as pb
