@@ -10,7 +10,7 @@ import pytest
 
 from sidecar.v1 import llm_pb2 as pb
 from sidecar.v1 import ops_pb2
-from tests.fakes.running import model_row, provider_tables, serving
+from tests.fakes.running import Sidecar, model_row, provider_tables, serving
 from tests.fakes.script import Say
 from tests.flow.reading import account, failed, failure, stream_failed
 
@@ -56,6 +56,14 @@ def busy(upstream, fresh):
     return model, gate
 
 
+async def narrow(start_sidecar, upstream, model) -> tuple[Sidecar, asyncio.Task]:
+    """A sidecar whose service has one place, and the call that has it."""
+    sidecar = await start_sidecar(NARROW)
+    first = asyncio.ensure_future(sidecar.llm.Generate(ask("0", model), timeout=60))
+    await upstream.request(model)
+    return sidecar, first
+
+
 async def test_shipped_limit_of_synapse_lets_the_fourth_wait(start_sidecar, upstream, busy):
     model, gate = busy
     sidecar = await start_sidecar()
@@ -73,9 +81,7 @@ async def test_shipped_limit_of_synapse_lets_the_fourth_wait(start_sidecar, upst
 @pytest.mark.parametrize("way", ["Generate", "Stream"])
 async def test_full_queue_is_refused_with_the_wait_and_the_setting(start_sidecar, upstream, busy, way):
     model, gate = busy
-    sidecar = await start_sidecar(NARROW)
-    first = asyncio.ensure_future(sidecar.llm.Generate(ask("0", model), timeout=60))
-    await upstream.request(model)
+    sidecar, first = await narrow(start_sidecar, upstream, model)
     waiting = [asyncio.ensure_future(sidecar.llm.Generate(ask(f"{i}", model), timeout=60)) for i in (1, 2)]
     await queued(sidecar, "narrow", 2)
     refused = failed(sidecar.llm.Generate(ask("3", model))) if way == "Generate" else stream_failed(sidecar.llm.Stream(ask("3", model)))
@@ -129,9 +135,7 @@ async def test_tenants_take_turns(start_sidecar, upstream, busy):
 @pytest.mark.parametrize("way", ["Generate", "Stream"])
 async def test_cancelled_in_the_queue_frees_it_and_reaches_nobody(start_sidecar, upstream, busy, tenant, way):
     model, gate = busy
-    sidecar = await start_sidecar(NARROW)
-    first = asyncio.ensure_future(sidecar.llm.Generate(ask("0", model), timeout=60))
-    await upstream.request(model)
+    sidecar, first = await narrow(start_sidecar, upstream, model)
     leaving = getattr(sidecar.llm, way)(ask("leaving", model, tenant), timeout=60)
     reading = asyncio.ensure_future(leaving.read()) if way == "Stream" else None  # a stream begins when somebody reads
     await queued(sidecar, "narrow", 1)
@@ -151,9 +155,7 @@ async def test_cancelled_in_the_queue_frees_it_and_reaches_nobody(start_sidecar,
 @pytest.mark.parametrize("way", ["Generate", "Stream"])
 async def test_deadline_in_the_queue_is_kept_and_reaches_nobody(start_sidecar, upstream, busy, tenant, way):
     model, gate = busy
-    sidecar = await start_sidecar(NARROW)
-    first = asyncio.ensure_future(sidecar.llm.Generate(ask("0", model), timeout=60))
-    await upstream.request(model)
+    sidecar, first = await narrow(start_sidecar, upstream, model)
     began_at = asyncio.get_running_loop().time()
     late = ask("late", model, tenant)
     failing = failed(sidecar.llm.Generate(late, timeout=0.8)) if way == "Generate" else stream_failed(sidecar.llm.Stream(late, timeout=0.8))
