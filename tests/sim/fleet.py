@@ -14,6 +14,7 @@ from sidecar.billing import tokens
 from sidecar.call import Call, EmbedRequest
 from sidecar.errors import SidecarError, StoreFailed
 from sidecar.pipeline import run
+from tests.sim.alerts import Office
 from tests.sim.callers import Crowd, arrivals
 from tests.sim.clock import VirtualLoop
 from tests.sim.deployment import draw
@@ -73,12 +74,14 @@ class Postgres:
 
 
 class Fleet:
-    def __init__(self, seed, folder):
+    def __init__(self, seed, folder, *, all_of_it=False):
+        """`all_of_it`: it has all that otherwise few fleets have, as alerts that go somewhere and full disks."""
         self.seed = seed
+        self.all_of_it = all_of_it
         self.random = random = Random(f"fleet {seed}")
         many = random.choice((1, 2, 3))
         self.is_gentle = many > 1 and random.random() < 0.4
-        self.settings, self.catalog, self.environ = draw(random, _sharing(random, many))
+        self.settings, self.catalog, self.environ = draw(random, _sharing(random, many) | _journal(seed))
         self.loop = VirtualLoop(Random(random.random()))
         self.watch = watch = MoneyWatch(self.loop)
         self.log = Quiet("error")
@@ -96,6 +99,11 @@ class Fleet:
         watch.is_within = self._check_together
         self.processes = [Process(self, number, folder, Random(random.random())) for number in range(many)]
         self.crowd = Crowd(random, runs=random.choice((0, 0.3)))
+        own = Random(f"alerts {seed}")
+        self.office = Office(own, watch, self.redis) if own.random() < 0.15 or all_of_it else None
+        if self.office is not None:
+            for process in self.processes:
+                process.desk = self.office.desk(process, Random(own.random()))
         self.said = {}
         self.restarting = set()
         self.faults = []
@@ -152,6 +160,8 @@ class Fleet:
         often(3, self._kill, lambda: random.choice(self.processes), lambda: random.random() < 0.3, lambda: random.uniform(0.01, 3))
         often(1, self._restart, lambda: random.choice(self.processes), lambda: random.uniform(0.01, 3))
         often(2, self._fill_disk, lambda: random.choice(self.processes), lambda: random.uniform(0.1, 5))
+        for at, process, for_s in self._full_journals():
+            loop.call_at(begin + at, process.fill_journal, for_s)
         often(6, self._operate, lambda: random.choice(self.processes), lambda: random.uniform(0, 0.04) if random.random() < 0.2 else None)
         if self.processes[0].engine.sharing is not None:
             often(2, self.redis.kill, lambda: random.uniform(0, 5))
@@ -187,6 +197,11 @@ class Fleet:
         disk = process.disk
         disk.is_full = True
         self.loop.call_later(for_s, setattr, disk, "is_full", False)
+
+    def _full_journals(self):
+        own = Random(f"full {self.seed}")
+        for process in self.processes if own.random() < 0.2 or self.all_of_it else ():
+            yield own.uniform(0, self.seconds), process, own.uniform(0.5, 10)
 
     def _operate(self, process, killed_after_s):
         if process.up.is_set():
@@ -239,6 +254,8 @@ class Fleet:
             result = "ok"
         except SidecarError as error:
             result = error.reason
+            if "journal.on_full" in error.message and not (process.ledger.degraded and process.ledger.refuses_when_full):
+                watch.broken(caller, f"it is refused for a full journal: {error.message}")
         except (asyncio.CancelledError, Killed):
             result = "CANCELLED"
         except BaseException as error:
@@ -270,6 +287,9 @@ class Fleet:
         fleet = self.settings.fleet
         if self.processes[0].engine.sharing is not None:
             await asyncio.sleep(fleet.learn_ms / 1000 + 5)
+        if self.office is not None:
+            await self.office.settle()
+            self.office.check(is_gentle=self.is_gentle)
         for process in self.processes:
             if process.books.open or process.ledger.pending():
                 self.watch.broken(process.name, f"{process.ledger.pending()} reservations hold something")
@@ -341,7 +361,12 @@ def _sharing(random, many):
     }
 
 
-def play_fleet(seed):
+def _journal(seed):
+    """What becomes of calls while its disk is full."""
+    return {"SIDECAR_JOURNAL__ON_FULL": Random(f"journal {seed}").choice(("refuse", "go_on"))}
+
+
+def play_fleet(seed, *, all_of_it=False):
     """Run one seed to its end, in a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="sidecar-sim-", dir=_FOLDER if Path(_FOLDER).is_dir() else None) as folder:
-        return Fleet(seed, Path(folder)).play()
+        return Fleet(seed, Path(folder), all_of_it=all_of_it).play()

@@ -7,6 +7,7 @@ from tests.sim.books import Books
 from tests.sim.run_rules import RunRules
 from tests.sim.seen import CURRENT
 
+_PASSED_S = 2.0  # a call that waits for the other pods has looked at the disk before
 _UNITS = ("nano_usd", "tokens")
 
 
@@ -24,6 +25,16 @@ class WatchedLedger:
         self.books = books or Books()
         self.runs = None
         self.is_dead = False
+        self.full = (0.0, 0.0)  # seconds from which and until which the journal's disk takes no more
+        self.refuses_when_full = False
+
+    @property
+    def degraded(self):
+        return self._is_full_for(0.0) or self._ledger.degraded
+
+    def _is_full_for(self, seconds):
+        begin, end = self.full
+        return begin + seconds <= self._watch.now < end
 
     def follow(self, runs):
         """Hold calls to the plans of these runs as well."""
@@ -41,6 +52,8 @@ class WatchedLedger:
         if isinstance(held, Denial):
             self._check_denial(caller, held, accounts, ask, now_ns)
             return held
+        if self.refuses_when_full and self._is_full_for(_PASSED_S):
+            self._watch.broken(caller, "it is held, and its cost cannot be written down: calls are to be refused then")
         books.reserve(held.id, caller, accounts, ask, now_ns + ttl_ns, now_ns)
         self._watch.reserved(caller, accounts)
         for found in self.runs.wrong(caller.call, accounts) if self.runs is not None else ():

@@ -52,6 +52,8 @@ class Process:
         self._kept = {}  # what operators have set, as the file has it
         self._chores = []
         self._line = None
+        self._full = (0.0, 0.0)  # seconds from which and until which the journal's disk takes no more
+        self.desk = None  # where its alerts go out, if they do
         self._random = random
         self._folder = folder / self.name
         self._lives = 0
@@ -84,6 +86,7 @@ class Process:
         if found and not self.lost_power:
             fleet.watch.broken(self.name, f"its journal was left with {found}")
         self.ledger = ledger = WatchedLedger(real, fleet.watch, self.scopes, self.books)
+        ledger.full, ledger.refuses_when_full = self._full, fleet.settings.journal.on_full == "refuse"
         ledger.compare_all(self.name)
         self._compare_names(real)
         if real.journal().last < self.books.last:
@@ -104,11 +107,19 @@ class Process:
         self.usage = engine.usage
         self.usage._file = self.disk = Disk(self._folder)
         engine.meter.on_call = self._ended
-        chores = (_keep_house(engine), _keep_runs(engine), self._keep_usage(), self._begin())
+        chores = [_keep_house(engine), _keep_runs(engine), self._keep_usage(), self._begin()]
+        if self.desk is not None:
+            chores.append(self.desk.begin(engine))
         self._chores = [fleet.loop.create_task(chore) for chore in chores]
         self.operator = Operator(self._random, engine, fleet.crowd, fleet.watch, self._spawn)
         self.is_alive = True
         fleet.watch.note(self.name, f"starts; its journal has {real.journal().last} entries")
+
+    def fill_journal(self, for_s):
+        """Its disk takes no more for a while: entries wait, and outlive the process in the handover."""
+        now = self.fleet.watch.now
+        self.fleet.watch.note(self.name, f"the disk of its journal is full for {for_s:.3f} s")
+        self.ledger.full = self._full = (now, now + for_s)
 
     def _spawn(self, work):
         self._chores.append(self.fleet.loop.create_task(work))
@@ -188,8 +199,12 @@ class Process:
             caller.task.cancel()
         if flying:
             await asyncio.wait([caller.task for caller in flying])
+        if self.desk is not None:
+            await self.desk.alerting.finish(2.0)
         for chore in self._chores:
             chore.cancel()
+        if self.desk is not None:
+            await self.desk.alerting.end()
         if self.engine.sharing is not None:
             await self.engine.sharing.end(self._line)
         self.stop()

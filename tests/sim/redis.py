@@ -23,6 +23,7 @@ class Redis:
         self.place = Place("run1", *self._times)
         self.words = {}
         self.version = ""
+        self.claims = {}  # who sends an alert: (pod, until in ms)
 
     def board(self, pod):
         return Board(self, pod)
@@ -68,7 +69,7 @@ class Redis:
             self.place.accounts = {key: dict(entries) for key, entries in accounts.items()}
             self.place.short = dict(short)
         else:
-            self.words, self.version = {}, ""
+            self.words, self.version, self.claims = {}, "", {}
         self.is_up = True
 
     def cut(self, pod, for_s):

@@ -9,7 +9,8 @@ from random import Random
 
 import pytest
 
-from sidecar.errors import Cancelled
+from sidecar.errors import Cancelled, StoreFailed
+from sidecar.observe.alerting import Lane
 from sidecar.policies import run_rules
 from sidecar.policies.budgets import Budgets
 from sidecar.policies.dear_calls import DearCalls
@@ -17,13 +18,14 @@ from sidecar.policies.leases import Leases
 from sidecar.policies.reservations import Outputs
 from sidecar.policies.runs import Run, Runs
 from sidecar.policies.windows import Windows
+from sidecar.store.told import Told
 from sidecar.store.usage import UsageLog
 from tests.sim import process
 from tests.sim.deployment import dear
 from tests.sim.fleet import play_fleet
 from tests.sim.world import World
 
-choose, settle = import_module("sidecar.stages.choose"), import_module("sidecar.stages.settle")
+choose, reserve, settle = (import_module(f"sidecar.stages.{name}") for name in ("choose", "reserve", "settle"))
 
 _WITHIN = 60  # seeds: so soon each broken rule is noticed
 
@@ -181,6 +183,45 @@ def answers_that_broke_off_have_no_length(patch):
     patch.setattr(Outputs, "saw", lambda outputs, call: saw(outputs, call) if call.error is None else None)
 
 
+def a_full_journal_refuses_nobody(patch):
+    patch.setattr(reserve, "_go_on_or_refuse", lambda engine, call: None)
+
+
+def a_full_journal_refuses_all(patch):
+    go_on_or_refuse = reserve._go_on_or_refuse
+
+    def refuse(engine, call):
+        go_on_or_refuse(engine, call)
+        raise StoreFailed("the disk is full (journal.on_full)")
+
+    patch.setattr(reserve, "_go_on_or_refuse", refuse)
+
+
+def nobody_asks_who_sends_an_alert(patch):
+    async def mine(told, receiver, ids):
+        return ["mine"] * len(ids)
+
+    patch.setattr(Told, "claim", mine)
+
+
+def alerts_of_the_life_before_are_not_sent(patch):
+    async def begin(lane):
+        return None
+
+    patch.setattr(Lane, "_begin", begin)
+
+
+def an_alert_is_tried_once(patch):
+    async def failed(lane, alerts, error):
+        await lane._done(alerts, "lost")
+
+    patch.setattr(Lane, "_failed", failed)
+
+
+def with_all(seed):
+    return play_fleet(seed, all_of_it=True)
+
+
 def alone(seed):
     return World(seed).play()
 
@@ -211,6 +252,11 @@ BROKEN = {
     a_lease_counts_twice: (play_fleet, "all processes together"),
     each_refusal_is_told: (alone, "operators are told again of"),
     redis_is_not_told_what_the_journal_has: (play_fleet, "and Redis was told"),
+    a_full_journal_refuses_nobody: (with_all, "cannot be written down"),
+    a_full_journal_refuses_all: (with_all, "it is refused for a full journal"),
+    nobody_asks_who_sends_an_alert: (with_all, "was heard of"),
+    alerts_of_the_life_before_are_not_sent: (with_all, "nobody heard of it"),
+    an_alert_is_tried_once: (with_all, "nobody heard of it"),
     nobody_is_throttled: (alone_and_dear, "and it is told otherwise"),
     throttling_does_not_end: (alone_and_dear, "and it is told otherwise"),
     the_dear_are_asked_first: (alone_and_dear, "which cost"),
