@@ -53,10 +53,10 @@ class ModelJudge:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._model = engine.catalog.model(engine.settings.cache.audit.judge)
+        self.name = self._model.id  # of the one that is asked, which may have taken the place of a retired one
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __call__(self, call: Call, fresh: str, remembered: str, tell: Callable[[str | None], None]) -> None:
-        """Never waits. `tell` is told later why they are not the same, "" if they are, None where nobody could be asked."""
         if max(len(fresh), len(remembered)) > model_judge.LONGEST:
             tell("length")
         elif len(self._tasks) >= _MOST_JUDGED:

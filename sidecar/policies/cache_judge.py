@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import cache, partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sidecar._core import compare
 from sidecar.policies import model_judge
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from sidecar.answer import Answer
     from sidecar.call import Call
     from sidecar.policies.cache_similar import Given, Likely
-
-# A model: whether the fresh answer to this call and the remembered one say the same. Told later: why not, "" if they do, None: not known.
-Model = Callable[["Call", str, str, Callable[[str | None], None]], None]
 
 _NODE: Final = NodeCache()
 
@@ -40,6 +37,15 @@ _PAIRS: Final = (
     ("카드를 해지하고 싶습니다", "카드를 발급하고 싶습니다"),
     ("배송이 언제 도착하나요?", "배송은 언제쯤 도착해요?"),
 )
+
+
+class Model(Protocol):
+    """Says whether the fresh answer to a call and a remembered one mean the same."""
+
+    name: str
+
+    def __call__(self, call: Call, fresh: str, remembered: str, tell: Callable[[str | None], None]) -> None:
+        """Never waits. `tell` is told, now or later, why they do not, "" if they do, None where nobody could be asked."""
 
 
 class CacheJudge:
@@ -116,7 +122,7 @@ class CacheJudge:
     def _namespace(self, service: str, node: str, who: tuple[str, str], rule: NodeCache, model: str, prompt: tuple[str, str]) -> Namespace:
         """`who`: tenant and plan; `prompt`: its name and version."""
         audit = self._settings.cache.audit
-        judge = f"{audit.judge} {model_judge.FORM}" if audit.judge and rule.compare == "auto" else ""
+        judge = f"{self.model.name} {model_judge.FORM}" if self.model is not None and rule.compare == "auto" else ""
         compared = f"{rule.compare}{FORM} {judge}".rstrip()
         return Namespace(
             node,

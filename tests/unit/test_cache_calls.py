@@ -169,7 +169,12 @@ async def test_failed_audit_takes_the_remembered_answer_away_and_no_newer_one():
     assert node.outcomes == ["meaning"]
     assert (await node.ask(asked)).recalled is None
     judging = []
-    node.judge.model = lambda _call, _fresh, _old, tell: judging.append(tell)
+
+    def patient(_call, _fresh, _old, tell):
+        judging.append(tell)
+
+    patient.name = node.model.name
+    node.judge.model = patient
     await node.ask()
     newer = await node.run(GenerateRequest(prompt=asked, caller=caller("core.react_agent", tenant="acme"), cache_mode="refresh"))
     for tell in judging:
@@ -234,6 +239,17 @@ async def test_nodes_that_compare_otherwise_ask_no_model(how, judged):
     await node.ask()
     assert bool(node.provider.judged) is judged
     assert ("gpt-4o-mini" in node.standing.namespace.rules) is judged
+
+
+async def test_another_judge_proves_anew_also_one_that_takes_a_retired_ones_place():
+    rules = set()
+    for judge, pinned in (("gpt-4o-mini", ""), ("gemini-2.0-flash", "gemini-2.0-flash"), ("gemini-2.0-flash", "")):
+        node = Node(SIDECAR_CACHE__AUDIT__JUDGE=judge, SIDECAR_CATALOG__PIN=pinned, GOOGLE_API_KEY="k")
+        node.provider.ways = itertools.cycle(WAYS[:1])
+        await node.ask()
+        await node.ask()
+        rules.add(node.standing.namespace.rules)
+    assert len(rules) == 3
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,6 @@ def namespace(one=None, tenant="a", plan="free", node="core.react_agent", **envi
         ({"one": likely(name="greet", version="1")}, False),
         ({"SIDECAR_SERVICES__CORE__CACHE_ACCEPTANCE": "0.97"}, False),
         ({"SIDECAR_NODES__CORE__REACT_AGENT__CACHE__COMPARE": "exact"}, False),
-        ({"SIDECAR_CACHE__AUDIT__JUDGE": "gpt-4o-mini"}, False),
         ({"SIDECAR_CACHE__TTL_MS": "1000"}, True),
     ],
 )
