@@ -42,21 +42,21 @@ class Keys:
             raise Unauthenticated(f"{what}; {_HOW}, one whose SHA-256 is in auth.tokens of the settings", field="authorization")
         return found
 
-    def admit(self, authorization: str, caller: Caller, metadata: dict[str, str]) -> str:
-        """Writes into `metadata` what the token says of its calls. Returns its name.
+    def admit(self, authorization: str, caller: Caller, metadata: dict[str, str]) -> None:
+        """Writes into `metadata` what the token says of its calls.
 
         Raises Unauthenticated, or NotAllowed where the call says something else than its token.
         """
         name = self.name_of(authorization)
-        if name:
-            token = self._tokens[name]
-            for field in CALLER:
-                fixed = getattr(token, field)
-                if fixed:
-                    for said in (getattr(caller, field), metadata.get(f"x-sidecar-{field}", "")):
-                        _require_same(token, name, field, said)
-                    metadata[f"x-sidecar-{field}"] = fixed
-        return name
+        if not name:
+            return
+        token = self._tokens[name]
+        for field in CALLER:
+            fixed = getattr(token, field)
+            if fixed:
+                for said in (getattr(caller, field), metadata.get(f"x-sidecar-{field}", "")):
+                    _require_same(token, name, field, said)
+                metadata[f"x-sidecar-{field}"] = fixed
 
     def require_operator(self, authorization: str) -> None:
         """Raises Unauthenticated for whoever is not the operator, and NotAllowed where no operator's token is set though calls need one."""

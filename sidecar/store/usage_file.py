@@ -108,15 +108,12 @@ class UsageFile:
         with self._lock:
             return int(self._run("SELECT COUNT(*) FROM llm_calls", ())[0][0])
 
-    def purge(self, before_ms: int, before_day: str) -> int:
-        """Delete rows and days' sums that are older. Returns how many rows."""
-        gone = 0
-        while True:
+    def purge(self, before_ms: int, before_day: str) -> None:
+        """Delete rows and days' sums that are older."""
+        deleted = _PIECE
+        while deleted == _PIECE:
             with self._lock:
                 deleted, _ = self._change([(_PURGE, (before_ms, _PIECE)), ("DELETE FROM llm_days WHERE day < ?", (before_day,))])
-            gone += deleted
-            if deleted < _PIECE:
-                return gone
 
     def close(self) -> None:
         with self._lock:

@@ -96,22 +96,20 @@ class UsagePostgres:
     def ask(self, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         return self._within(lambda connection: _run(connection, statement, values).fetchall())
 
-    def purge(self, before_ms: int, before_day: str) -> int:
-        """Drop months of which every row is older, and days' sums that are. Returns how many months went."""
+    def purge(self, before_ms: int, before_day: str) -> None:
+        """Drop months of which every row is older, and days' sums that are."""
 
-        def work(connection: psycopg.Connection) -> int:
+        def work(connection: psycopg.Connection) -> None:
             _run(connection, "SELECT pg_advisory_xact_lock(?)", (_LOCK,))
             listed = _run(connection, "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'llm_calls'::regclass", ())
             last = _name(self._months.of(before_ms))  # rows of this month may be younger
-            old = [name for (name,) in listed.fetchall() if name < last]
-            for name in old:
-                _run(connection, f"DROP TABLE {name}", ())
+            for (name,) in listed.fetchall():
+                if name < last:
+                    _run(connection, f"DROP TABLE {name}", ())
             _run(connection, "DELETE FROM llm_days WHERE day < ?", (before_day,))
-            return len(old)
 
-        gone = self._within(work)
+        self._within(work)
         self._known.clear()
-        return gone
 
     def close(self) -> None:
         if self._connection is not None:

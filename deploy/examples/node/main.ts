@@ -1,6 +1,6 @@
 // Calls the sidecar from TypeScript: an answer, vectors, a stream, and a failure taken apart by type.
 //
-//   npm install && buf generate && npm run build && npm start [ADDRESS [FAIL]]
+//   npm ci && buf generate && npm run build && npm start [ADDRESS [FAIL]]
 //
 // FAIL breaks the stream of the sidecar's built-in echo, to see a failure: cut, rate_limit, unavailable.
 import { Code, ConnectError, createClient } from "@connectrpc/connect";

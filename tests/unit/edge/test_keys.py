@@ -43,7 +43,7 @@ def test_where_nobody_needs_a_token_anybody_may_have_one() -> None:
 
 def test_what_the_token_says_is_written_down() -> None:
     metadata = {"x-sidecar-user": "kim"}
-    assert KEYS.admit("Bearer alpha", NOBODY, metadata) == "a"
+    KEYS.admit("Bearer alpha", NOBODY, metadata)
     assert metadata == {
         "x-sidecar-user": "kim",
         "x-sidecar-tenant": "acme",
@@ -51,7 +51,7 @@ def test_what_the_token_says_is_written_down() -> None:
         "x-sidecar-node": "oracle.summary",
     }
     metadata = {"x-sidecar-tenant": "globex"}
-    assert KEYS.admit("Bearer beta", NOBODY, metadata) == "b"
+    KEYS.admit("Bearer beta", NOBODY, metadata)
     assert metadata == {"x-sidecar-tenant": "globex"}
 
 
