@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 from msgspec import Struct
 
-from sidecar._core import Rule
+from sidecar._core import Balance, Rule
 from sidecar.shares import LARGEST, NEITHER, Both
 
 UNITS = (0, 1)  # of `Both`
-
-
-class Sums(Protocol):
-    """What leases read of a ledger's `Balance`."""
-
-    @property
-    def used_nano_usd(self) -> int: ...
-    @property
-    def used_tokens(self) -> int: ...
-    @property
-    def pending_nano_usd(self) -> int: ...
-    @property
-    def pending_tokens(self) -> int: ...
-    @property
-    def limit_nano_usd(self) -> int | None: ...
-    @property
-    def limit_tokens(self) -> int | None: ...
-    @property
-    def resets_at_ns(self) -> int | None: ...
 
 
 class Entry(Struct):
@@ -63,7 +43,7 @@ class Entry(Struct):
         """Calls are refused at its limit; others are only reported."""
         return self.rule is not None and self.rule.mode == "refuse"
 
-    def sums(self, balance: Callable[[str, int], Sums | None]) -> tuple[Both, Both, Both]:
+    def sums(self, balance: Callable[[str, int], Balance | None]) -> tuple[Both, Both, Both]:
         """Used, held and the limits (-1: none), by the ledger's `balance`; what was topped up counts.
 
         The ledger is asked for the window by its last moment: a clock that was put back must not hide what was spent.

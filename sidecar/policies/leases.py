@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Literal
 
-from sidecar._core import Rule
-from sidecar.policies.lease_entries import UNITS, Entry, Sums, both, each, plus
+from sidecar._core import Balance, Rule
+from sidecar.policies.lease_entries import UNITS, Entry, both, each, plus
 from sidecar.settings.budgets import WithoutRedis
 from sidecar.shares import LARGEST, NEITHER, Answer, Ask, Both, Reply
 
@@ -42,7 +42,7 @@ class Leases:
 
     def __init__(
         self,
-        balance: Callable[[str, int], Sums | None],
+        balance: Callable[[str, int], Balance | None],
         window: Callable[[str], tuple[int, int | None] | None],
         without: Callable[[str], WithoutRedis],
         pods: int,

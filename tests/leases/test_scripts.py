@@ -83,12 +83,12 @@ async def test_the_scripts_do_what_their_twin_does(server, learn_ms):
 
 async def test_a_server_learns_for_as_long_as_somebody_has_more_to_tell(server):
     async with redis.Redis(port=server.port) as client:
-        one, two = talk(client, "one", learn_ms=300), talk(client, "two", learn_ms=300)
+        one, two = talk(client, "one", learn_ms=1_000), talk(client, "two", learn_ms=1_000)
         began = time.monotonic()
-        while time.monotonic() - began < 1:
+        while time.monotonic() - began < 1.5:
             assert (await one.exchange([], is_telling=True)).learning
             assert (await two.exchange([], is_telling=False)).learning
-        await asyncio.sleep(0.35)
+        await asyncio.sleep(1.05)
         assert not (await two.exchange([], is_telling=False)).learning
         assert not (await one.exchange([], is_telling=True)).learning  # too late
 
