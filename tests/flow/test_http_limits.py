@@ -110,7 +110,7 @@ async def test_body_that_does_not_come(strict):
 async def test_reader_who_takes_nothing(strict, upstream):
     upstream.on("compatible-default", Say(pieces=("x" * 50_000,) * 1000))
     body = json.dumps({"prompt": "hi", "model": "compatible-default", "caller": {"tenant": "stuck"}}).encode()
-    reader, writer = await connect(strict)
+    _reader, writer = await connect(strict)  # one that is let go of closes the connection
     asked = len(upstream.asked("compatible-default"))
     writer.write(HEAD.replace(b"generate", b"stream") + b"Content-Length: %d\r\n\r\n" % len(body) + body)
     exchange = await upstream.request("compatible-default", asked)
@@ -120,7 +120,6 @@ async def test_reader_who_takes_nothing(strict, upstream):
     paid = await account(strict, "stuck")
     assert paid.used_nano_usd > 0 == paid.pending_nano_usd
     writer.transport.abort()
-    assert reader is not None
     upstream.on("compatible-default", Say())
 
 
