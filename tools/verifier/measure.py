@@ -1,7 +1,8 @@
 """Measures the built verifier on the labelled pairs: hits, wrong answers by class of trap, and an open store.
 
     python tools/verifier/measure.py           prints the figures of the held-out seeds
-    python tools/verifier/measure.py --write   and writes `report.json` and `REPORT.md` anew (with what `train.py` left in `folds.json`)
+    python tools/verifier/measure.py --blind   prints those of `blind/`, which nobody had seen who made the verifier
+    python tools/verifier/measure.py --write   writes `report.json` and `REPORT.md` anew (with what `train.py` left in `folds.json`)
 
 A seed is held out by its name's hash, so that all texts of a seed are on one side. `tests/core/test_verify_quality.py` holds the binary to
 `report.json`.
@@ -20,6 +21,13 @@ from sidecar._core import PromptIndex, compare
 
 FOLDER = Path(__file__).resolve().parent
 THRESHOLD = 0.95
+BLIND = """
+## Pairs that nobody had seen who made the verifier
+
+All of `blind/` (see its README): never trained or tuned on. Its light paraphrases, a third of `same`, are easier than those of
+`pairs/`, its near-repeats have more typos. The open store holds the prompts of both sets.
+
+"""
 Seed = dict[str, Any]
 Counts = dict[str, list[int]]
 
@@ -41,8 +49,8 @@ def part(seed: Seed) -> str:
     return "held_out" if digit >= 7 else "tune" if digit == 6 else "train"
 
 
-def seeds() -> list[Seed]:
-    lines = [line for path in sorted((FOLDER / "pairs").glob("*.jsonl")) for line in path.read_text("utf-8").splitlines()]
+def seeds(folder: str = "pairs") -> list[Seed]:
+    lines = [line for path in sorted((FOLDER / folder).glob("*.jsonl")) for line in path.read_text("utf-8").splitlines()]
     return [json.loads(line) for line in lines if line.strip()]
 
 
@@ -109,6 +117,13 @@ def open_store(chosen: list[Seed], everything: list[Seed], threshold: float = TH
     return counts
 
 
+def blind() -> Counts:
+    """The pairs of `blind/`: all are judged, and those ask in the open store of both sets that have no partner in `pairs/`."""
+    chosen = seeds("blind")
+    partners = (FOLDER / "blind" / "partners.txt").read_text().split()
+    return count(chosen) | open_store([seed for seed in chosen if seed["seed"] not in partners], [*chosen, *seeds()])
+
+
 def report(chosen: list[Seed], everything: list[Seed]) -> dict[str, Any]:
     vetoes = Counter(compare(seed["text"], trap["text"]).veto or "none" for seed in chosen for trap in seed["traps"])
     lost = Counter(compare(seed["text"], text).veto or "none" for seed in chosen for text in seed["same"])
@@ -156,10 +171,13 @@ def markdown(found: dict[str, Any], folds: dict[str, Any], everything: list[Seed
     text = parts[0]
     for body, rest in zip(bodies, parts[1:], strict=True):
         text += body + rest
-    return text
+    return text + BLIND + table(blind()) + "\n"
 
 
 def main() -> None:
+    if "--blind" in sys.argv:
+        print(table(blind()))
+        return
     everything = seeds()
     chosen = [seed for seed in everything if part(seed) == "held_out"]
     found = report(chosen, everything)
