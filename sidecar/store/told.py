@@ -32,7 +32,7 @@ _PURGE: Final = "DELETE FROM alert WHERE until_ms <= ? AND text = ''"
 _PURGE_EVERY: Final = 1_000  # writes
 _CLAIM_MS: Final = 120_000
 _TOLD: Final = b"told"
-_ANSWER_S: Final = 4.0
+_ANSWER_S: Final = 2.0
 
 Verdict = Literal["mine", "told", "elsewhere"]
 Entry = tuple[str, int, str]  # an alert's id, until when it is not told again (Unix ms), and what is still to be sent ("": it is told)
