@@ -1,6 +1,9 @@
 //! What is kept of a prompt: its words as terms in order, its values, what must be equal to the letter, and what it asks for.
 
 mod builder;
+mod frames;
+mod items;
+mod roles;
 
 use builder::Builder;
 
@@ -39,6 +42,15 @@ pub const SUBJECT: u16 = 64;
 pub const EXACT: u16 = 128;
 /// The first word behind a negation.
 pub const NEGATED: u16 = 256;
+/// Of a verb: I or we do it, you do, somebody else does; it is done to me or us, to you, to somebody else.
+pub const FIRST_DOES: u16 = 512;
+pub const YOU_DO: u16 = 1024;
+pub const THIRD_DOES: u16 = 2048;
+pub const TO_FIRST: u16 = 4096;
+pub const TO_YOU: u16 = 8192;
+pub const TO_THIRD: u16 = 16384;
+pub const ACTORS: u16 = FIRST_DOES | YOU_DO | THIRD_DOES;
+pub const TARGETS: u16 = TO_FIRST | TO_YOU | TO_THIRD;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Script {
@@ -58,7 +70,7 @@ pub struct Analysis {
     pub script: Script,
     /// Too long to be anything but identical.
     pub long: bool,
-    pub questions: u16,
+    pub questions: u32,
     /// Whose: a bit for I, we, you, he, she, they.
     pub persons: u8,
     pub negations: u8,

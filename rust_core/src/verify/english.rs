@@ -11,6 +11,9 @@ pub fn stem(word: &str) -> String {
         return stem;
     }
     if let Some(base) = irregular(&stem) {
+        if base == stem {
+            return stem;
+        }
         stem = base.to_owned();
     } else if stem.ends_with("sses") || stem.ends_with("ches") || stem.ends_with("shes") || stem.ends_with("xes") {
         stem.truncate(stem.len() - 2);
@@ -177,7 +180,14 @@ fn irregular(form: &str) -> Option<&'static str> {
     FORMS.get_or_init(|| IRREGULAR.iter().rev().copied().collect()).get(form).copied()
 }
 
+/// Sent, frozen, paid.
+pub fn is_irregular_past(form: &str) -> bool {
+    irregular(form).is_some_and(|base| base != form && !form.ends_with('s') && !form.ends_with("ing"))
+}
+
 /// Common irregular forms. Those of rare verbs are left: they only cost a hit.
+///
+/// A word that stands for itself is no form of a verb: an evening, a meeting.
 const IRREGULAR: &[(&str, &str)] = &[
     ("sent", "send"),
     ("bought", "buy"),
@@ -260,7 +270,6 @@ const IRREGULAR: &[(&str, &str)] = &[
     ("ran", "run"),
     ("running", "run"),
     ("shipped", "ship"),
-    ("shipping", "shipping"),
     ("banking", "banking"),
     ("billing", "billing"),
     ("children", "child"),
@@ -283,7 +292,6 @@ const IRREGULAR: &[(&str, &str)] = &[
     ("meeting", "meeting"),
     ("building", "building"),
     ("training", "training"),
-    ("opening", "opening"),
     ("morning", "morning"),
     ("evening", "evening"),
     ("nothing", "nothing"),

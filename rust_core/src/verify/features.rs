@@ -91,7 +91,7 @@ pub fn features(a: &Analysis, b: &Analysis, alignment: &Alignment, cosine: Optio
         let (i, j) = if first { (0, 0) } else { (a.terms.len().saturating_sub(1), b.terms.len().saturating_sub(1)) };
         f32::from(u8::from(alignment.pairs.iter().any(|pair| pair.0 as usize == i && pair.1 as usize == j)))
     };
-    let asked = |analysis: &Analysis| analysis.questions & !question::REQUEST;
+    let asked = |analysis: &Analysis| analysis.questions & !(question::REQUEST | question::FRAGMENT);
     let common_pairs = whole_a.max(whole_b);
     [
         matched_a.min(matched_b),

@@ -12,6 +12,8 @@ pub fn fold(text: &str) -> String {
             '\0' => {}
             ' ' if folded.is_empty() || folded.ends_with(' ') => {}
             '\u{2026}' => folded.push_str("..."),
+            '℃' => folded.push_str("°C"),
+            '℉' => folded.push_str("°F"),
             'ß' => folded.push_str("ss"),
             'æ' => folded.push_str("ae"),
             'œ' => folded.push_str("oe"),

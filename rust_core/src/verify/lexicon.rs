@@ -47,28 +47,56 @@ pub const PARTICLE: u8 = 64;
 
 /// What a question asks for, as bits: a text may ask for several.
 pub mod question {
-    pub const NAMES: [&str; 16] = [
-        "how", "can", "why", "when", "duration", "price", "count", "who", "where", "which", "what", "show", "request", "whether", "should",
+    pub const NAMES: [&str; 20] = [
+        "how",
+        "can",
+        "why",
+        "when",
+        "duration",
+        "price",
+        "count",
+        "who",
+        "where",
+        "which",
+        "what",
+        "show",
+        "request",
+        "whether",
+        "should",
         "must",
+        "happens",
+        "often",
+        "fragment",
+        "statement",
     ];
-    pub const HOW: u16 = 1;
-    pub const CAN: u16 = 2;
-    pub const WHEN: u16 = 1 << 3;
-    pub const PRICE: u16 = 1 << 5;
-    pub const COUNT: u16 = 1 << 6;
-    pub const WHAT: u16 = 1 << 10;
-    pub const WHO: u16 = 1 << 7;
-    pub const WHICH: u16 = 1 << 9;
-    pub const SHOW: u16 = 1 << 11;
-    pub const REQUEST: u16 = 1 << 12;
-    pub const WHETHER: u16 = 1 << 13;
-    pub const SHOULD: u16 = 1 << 14;
-    pub const MUST: u16 = 1 << 15;
-    /// Why, when, how long, for how much, how many, who, where: one cannot be exchanged for another.
-    pub const CORE: u16 = 0b1_1111_1100;
+    pub const HOW: u32 = 1;
+    pub const CAN: u32 = 1 << 1;
+    pub const WHY: u32 = 1 << 2;
+    pub const WHEN: u32 = 1 << 3;
+    pub const DURATION: u32 = 1 << 4;
+    pub const PRICE: u32 = 1 << 5;
+    pub const COUNT: u32 = 1 << 6;
+    pub const WHO: u32 = 1 << 7;
+    pub const WHERE: u32 = 1 << 8;
+    pub const WHICH: u32 = 1 << 9;
+    pub const WHAT: u32 = 1 << 10;
+    pub const SHOW: u32 = 1 << 11;
+    pub const REQUEST: u32 = 1 << 12;
+    pub const WHETHER: u32 = 1 << 13;
+    pub const SHOULD: u32 = 1 << 14;
+    pub const MUST: u32 = 1 << 15;
+    /// What happens if, what are the consequences of.
+    pub const HAPPENS: u32 = 1 << 16;
+    pub const OFTEN: u32 = 1 << 17;
+    /// A question mark and no word that asks.
+    pub const FRAGMENT: u32 = 1 << 18;
+    /// No question mark, no word that asks, and a subject in front.
+    pub const STATEMENT: u32 = 1 << 19;
+    /// Why, when, how long, for how much, how many, who, where, what if, how often: one cannot be exchanged for another.
+    pub const CORE: u32 = WHY | WHEN | DURATION | PRICE | COUNT | WHO | WHERE | HAPPENS | OFTEN;
     /// How, may I, should I, must I: neither can these.
-    pub const MODAL: u16 = HOW | CAN | SHOULD | MUST;
-    pub const SHARP: u16 = CORE | MODAL;
+    pub const MODAL: u32 = HOW | CAN | SHOULD | MUST;
+    pub const SHARP: u32 = CORE | MODAL;
 }
 
 pub struct Lexicon {
@@ -76,12 +104,14 @@ pub struct Lexicon {
     groups: Vec<u16>,
     /// Phrases by the hash of their first word: the other words' hashes, and the hash of the whole.
     phrases: HashMap<u32, Vec<(Vec<u32>, u32)>>,
-    frames: HashMap<u32, Vec<(Vec<u32>, u16)>>,
+    frames: HashMap<u32, Vec<(Vec<u32>, u32)>>,
     /// Sides that words and groups take in pairs of opposites: (pair, side).
     sides: HashMap<u32, Vec<(u16, u8)>>,
     korean: std::collections::HashSet<String>,
     /// Modifiers as they are written: "paid" is one, "pays" is not.
     modifiers: std::collections::HashSet<u32>,
+    /// Pairs of opposites up to here are by hand, the others WordNet's.
+    pairs_by_hand: u16,
 }
 
 pub fn short_hash(text: &str) -> u32 {
@@ -102,6 +132,10 @@ pub fn stem_of(word: &str) -> String {
     english::stem(word)
 }
 
+pub fn is_past(word: &str) -> bool {
+    english::is_irregular_past(word)
+}
+
 impl Lexicon {
     fn read() -> Lexicon {
         let mut lexicon = Lexicon {
@@ -112,6 +146,7 @@ impl Lexicon {
             sides: HashMap::new(),
             korean: std::collections::HashSet::new(),
             modifiers: std::collections::HashSet::new(),
+            pairs_by_hand: 0,
         };
         let (mut group, mut pair) = (0, 0);
         let mut members = Vec::new();
@@ -119,6 +154,7 @@ impl Lexicon {
             lexicon.file(text, is_korean, &mut group, &mut pair, &mut members);
         }
         group = LOOSE;
+        lexicon.pairs_by_hand = pair;
         lexicon.file(WORDNET, false, &mut group, &mut pair, &mut members);
         lexicon.settle_groups(members);
         lexicon.spread_sides();
@@ -154,7 +190,7 @@ impl Lexicon {
                 }
                 "questions" => {
                     let (name, frames) = line.split_once(':').expect("a line of questions has a colon");
-                    let bit = question::NAMES.iter().position(|known| *known == name).expect("a known question") as u16;
+                    let bit = question::NAMES.iter().position(|known| *known == name).expect("a known question") as u32;
                     for frame in frames.split(';') {
                         let words: Vec<u32> = frame
                             .split_whitespace()
@@ -260,7 +296,7 @@ impl Lexicon {
         self.phrases.get(&first).map_or(&[], Vec::as_slice)
     }
 
-    pub fn frames(&self, first: u32) -> &[(Vec<u32>, u16)] {
+    pub fn frames(&self, first: u32) -> &[(Vec<u32>, u32)] {
         self.frames.get(&first).map_or(&[], Vec::as_slice)
     }
 
@@ -273,9 +309,9 @@ impl Lexicon {
         self.korean.contains(word)
     }
 
-    /// Whether the word has an opposite, or excludes others of its kind.
+    /// Whether the word has an opposite, or excludes others of its kind, by hand.
     pub fn has_sides(&self, hash: u32) -> bool {
-        self.sides.contains_key(&hash)
+        self.sides.get(&hash).is_some_and(|sides| sides.iter().any(|side| side.0 <= self.pairs_by_hand))
     }
 
     /// Whether the two take different sides of one pair.

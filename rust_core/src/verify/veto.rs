@@ -1,7 +1,7 @@
 //! Differences that change what is asked. Each has a name; the first one found refuses.
 
 use super::align::{Alignment, Level, apart};
-use super::analysis::{Analysis, FROM, NAME, NEGATED, SUBJECT, Script, TO, Term, VALUE};
+use super::analysis::{ACTORS, Analysis, FROM, NAME, NEGATED, SUBJECT, Script, TARGETS, TO, Term, VALUE};
 use super::lexicon::{MODIFIER, RELATION, lexicon, question};
 use super::values::{Unit, Value};
 
@@ -109,25 +109,71 @@ fn person(a: &Analysis, b: &Analysis, explain: bool) -> Option<Found> {
 }
 
 fn questions(a: &Analysis, b: &Analysis, explain: bool) -> Option<Found> {
-    use question::{CAN, CORE, COUNT, HOW, MODAL, PRICE, REQUEST, SHOW, WHAT, WHETHER, WHICH, WHO};
-    // Who did it, and which of them did.
-    let which = |questions: u16, other: u16| if questions & WHO != 0 && other & WHICH != 0 { questions & !WHO } else { questions };
-    let (ours, theirs) = (which(a.questions, b.questions), which(b.questions, a.questions));
-    let disjoint = |kinds: u16| ours & kinds != 0 && theirs & kinds != 0 && ours & theirs & kinds == 0;
-    let only_one = |kinds: u16| (ours & kinds == 0) != (theirs & kinds == 0);
-    // How many and for how much are often said otherwise: "the number of", "the price". In Korean there are no such words.
-    let korean = a.script == Script::Hangul;
-    let lost = CORE & !(COUNT | PRICE) | if korean { COUNT | PRICE | HOW } else { 0 };
-    let one_sided = (0..16).map(|bit| 1 << bit).any(|kind: u16| lost & kind != 0 && only_one(kind) && (ours | theirs) & COUNT & kind == 0);
-    // "Cancel my order" may stand for how to, "does it" and "what is" may not; nor may "show me" for may I.
-    let other_than = |kind: u16| if ours & kind == 0 { ours } else { theirs };
-    let how = only_one(HOW) && other_than(HOW) & (REQUEST | SHOW | CAN) == 0 && other_than(HOW) & (WHETHER | WHAT | WHICH) != 0;
-    let can = only_one(CAN) && other_than(CAN) & (SHOW | REQUEST | WHAT | WHICH) != 0 && other_than(CAN) & MODAL == 0;
-    let differ = disjoint(CORE) || disjoint(MODAL) || one_sided || how || can;
-    differ.then(|| ("question", say(explain, || format!("{} | {}", names(a.questions), names(b.questions)))))
+    let (ours, theirs) = (a.questions, b.questions);
+    let differ = if a.script == Script::Hangul {
+        one_sided(ours, theirs, question::CORE | question::HOW) || moods(ours, theirs)
+    } else {
+        one_sided(ours, theirs, question::CORE & !(question::COUNT | question::PRICE))
+            || moods(ours, theirs)
+            || stated(ours, theirs)
+            || stated(theirs, ours)
+            || done(a, b)
+            || done(b, a)
+            || uncounted(a, b)
+            || uncounted(b, a)
+    };
+    differ.then(|| ("question", say(explain, || format!("{} | {}", names(ours), names(theirs)))))
 }
 
-fn names(questions: u16) -> String {
+/// Whether one of the kinds is asked for on one side only.
+fn one_sided(ours: u32, theirs: u32, kinds: u32) -> bool {
+    // Whoever asks how many asks for no price, though "how much" may be both.
+    let counted = ours & theirs & question::COUNT != 0;
+    (ours ^ theirs) & kinds & !(if counted { question::PRICE } else { 0 }) != 0
+}
+
+/// How, may I, should I and must I against each other and against other questions.
+fn moods(ours: u32, theirs: u32) -> bool {
+    use question::{CAN, CORE, HOW, MODAL, REQUEST, SHOW, WHAT, WHETHER, WHICH};
+    let disjoint = |kinds: u32| ours & kinds != 0 && theirs & kinds != 0 && ours & theirs & kinds == 0;
+    let only_one = |kinds: u32| (ours & kinds == 0) != (theirs & kinds == 0);
+    let other_than = |kind: u32| if ours & kind == 0 { ours } else { theirs };
+    // "Cancel my order" may stand for how to, "does it" and "what is" may not; nor may "show me" for may I.
+    let how = only_one(HOW) && other_than(HOW) & (REQUEST | SHOW | CAN) == 0 && other_than(HOW) & (WHETHER | WHAT | WHICH) != 0;
+    let can = only_one(CAN) && other_than(CAN) & (SHOW | REQUEST | WHAT | WHICH) != 0 && other_than(CAN) & MODAL == 0;
+    disjoint(CORE) || disjoint(MODAL) || how || can
+}
+
+/// What one side asks and the other one states, orders, or asks otherwise.
+fn stated(ours: u32, theirs: u32) -> bool {
+    use question::{CAN, COUNT, HOW, MODAL, PRICE, REQUEST, SHOW, STATEMENT, WHAT, WHETHER, WHICH, WHO};
+    let asks = |kinds: u32| theirs & kinds != 0;
+    // Is there a discount? How high is it? How do I pay it?
+    let number = ours & (COUNT | PRICE) != 0 && !asks(COUNT | PRICE | WHAT | SHOW) && asks(WHETHER | HOW | CAN | WHO | WHICH | STATEMENT);
+    // Is it installed? Install it!
+    let only_whether = ours & WHETHER != 0 && ours & (REQUEST | SHOW | WHAT | WHICH | MODAL) == 0;
+    let order = theirs & !(REQUEST | HOW | STATEMENT | WHAT | WHICH | SHOW) == 0;
+    // Can I still switch? Switch!
+    let may = ours & CAN != 0 && ours & REQUEST == 0 && theirs & !STATEMENT == 0;
+    // How do I use the card? I use the card.
+    let told = ours & (HOW | WHICH | REQUEST) != 0 && asks(STATEMENT);
+    number || only_whether && order || may || told
+}
+
+/// What does it cost to freeze it? Freeze it!
+fn uncounted(a: &Analysis, b: &Analysis) -> bool {
+    const AMOUNTS: [&str; 11] = ["howmuch", "pric", "cost", "fee", "rat", "charg", "number", "amount", "total", "sum", "count"];
+    a.questions & (question::COUNT | question::PRICE) != 0
+        && b.questions & !question::REQUEST == 0
+        && !b.terms.iter().any(|term| AMOUNTS.iter().any(|amount| b.stem(term).starts_with(amount)))
+}
+
+/// It was frozen; freeze it.
+fn done(a: &Analysis, b: &Analysis) -> bool {
+    a.questions == question::STATEMENT && b.questions == 0 && a.pasts > b.pasts
+}
+
+fn names(questions: u32) -> String {
     let found: Vec<&str> = question::NAMES.iter().enumerate().filter(|(bit, _)| questions >> bit & 1 == 1).map(|(_, name)| *name).collect();
     found.join(" ")
 }
@@ -173,9 +219,15 @@ pub fn after(a: &Analysis, b: &Analysis, alignment: &Alignment, explain: bool) -
         10 * weigh(&mut left.iter().map(|&at| &analysis.terms[at as usize])) >= 3 * all.max(1)
     };
     let much = !left_a.is_empty() && share(a, left_a) || !left_b.is_empty() && share(b, left_b);
-    // "Cancel" for "request": of a word that has an opposite, a word that says little may take the place.
-    let opposite = |analysis: &Analysis, left: &[u8]| left.iter().any(|&at| lexicon().has_sides(analysis.terms[at as usize].hash));
-    let replaced = opposite(a, left_a) && alignment.light[1] > 0 || opposite(b, left_b) && alignment.light[0] > 0;
+    // The start date, the rent increase: a word that has an opposite and stands in front of a word that both have says which. And for
+    // "request" a word that says little may not stand in for "cancel".
+    let opposite = |analysis: &Analysis, side: usize, light: u8| {
+        alignment.left[side].iter().any(|&at| {
+            let said = usize::from(at) + 1 < analysis.terms.len() && !alignment.alone[side].contains(&(at + 1));
+            (said || light > 0) && lexicon().has_sides(analysis.terms[at as usize].hash)
+        })
+    };
+    let replaced = opposite(a, 0, alignment.light[1]) || opposite(b, 1, alignment.light[0]);
     if much || replaced || !left_a.is_empty() && !left_b.is_empty() || left_a.len().max(left_b.len()) > 1 {
         return Some(("words", detail()));
     }
@@ -187,6 +239,9 @@ fn direction(a: &Analysis, b: &Analysis, alignment: &Alignment, explain: bool) -
     let pairs = &alignment.pairs;
     for (at, &(i, x, _)) in pairs.iter().enumerate() {
         let (here, there) = (a.terms[i as usize].marks, b.terms[x as usize].marks);
+        if acts(here, there) {
+            return Some(("direction", say(explain, || format!("who does it: {}", a.stem(&a.terms[i as usize])))));
+        }
         if here & FROM != 0 && there & (FROM | TO) == TO || here & (FROM | TO) == TO && there & FROM != 0 {
             return Some(("direction", say(explain, || format!("from or to {}", a.stem(&a.terms[i as usize])))));
         }
@@ -204,6 +259,17 @@ fn direction(a: &Analysis, b: &Analysis, alignment: &Alignment, explain: bool) -
         }
     }
     None
+}
+
+/// Whether one does what another one does, or what is done to him.
+fn acts(here: u16, there: u16) -> bool {
+    // Marks of targets stand three bits higher than those of actors, person by person.
+    let turned = |here: u16, there: u16| {
+        let (does, done) = (here & ACTORS, (there & TARGETS) >> 3);
+        does & done != 0 && there & ACTORS & does == 0
+    };
+    let (ours, theirs) = (here & ACTORS, there & ACTORS);
+    ours != 0 && theirs != 0 && ours & theirs == 0 || turned(here, there) || turned(there, here)
 }
 
 /// This instead of that, and that instead of this.

@@ -32,7 +32,7 @@ pub enum Kind {
 const ORDINARY: &[char] = &['.', ',', '!', '?', ';', ':', '(', ')', '[', ']', '"', '\'', '-', '·', '•', '~', '*', '`', '_', '¿', '¡', '°'];
 
 pub fn tokens(folded: &str) -> Vec<Token> {
-    let mut reader = Reader { found: Vec::new(), opens: true, clause: true };
+    let mut reader = Reader { found: Vec::new(), opens: true, clause: true, korean: folded.contains(is_hangul) };
     for chunk in folded.split(' ') {
         reader.chunk(chunk);
     }
@@ -80,6 +80,7 @@ struct Reader {
     found: Vec<Token>,
     opens: bool,
     clause: bool,
+    korean: bool,
 }
 
 impl Reader {
@@ -121,6 +122,16 @@ impl Reader {
     fn other(&mut self, piece: &str) {
         let core = piece.trim_matches(|c: char| ORDINARY.contains(&c) && c != '_');
         let core = core.strip_suffix("'s").unwrap_or(core);
+        // "#55120" is "no. 55120".
+        let core = core.strip_prefix('#').filter(|rest| rest.bytes().all(|byte| byte.is_ascii_digit())).unwrap_or(core);
+        if self.korean
+            && let Some((month, day)) = month_and_day(core)
+        {
+            for (kind, text) in [(Kind::Number, month), (Kind::Hangul, "월"), (Kind::Number, day), (Kind::Hangul, "일")] {
+                self.push(kind, text, true);
+            }
+            return;
+        }
         if let Some((word, number)) = period(core) {
             for part in word {
                 self.push(Kind::Word, part, true);
@@ -166,6 +177,12 @@ impl Reader {
             joined,
         });
     }
+}
+
+/// 3/15 in a Korean text is the 15th of March.
+fn month_and_day(core: &str) -> Option<(&str, &str)> {
+    let fits = |part: &str, most: u32| part.len() <= 2 && part.parse::<u32>().is_ok_and(|number| (1..=most).contains(&number));
+    core.split_once('/').filter(|(month, day)| fits(month, 12) && fits(day, 31))
 }
 
 /// Q2, H1, FY2024: a period and its number.
@@ -265,7 +282,7 @@ fn is_quantity(core: &str) -> bool {
             });
     }
     let rest = plain[end..].trim_end_matches('.').to_lowercase();
-    let rest = rest.trim_start_matches('-');
+    let rest = rest.trim_start_matches(['-', '°']);
     super::values::is_suffix(rest)
         || rest.contains('-')
         || plain[end..].starts_with('-') && rest.chars().all(|c| c.is_alphabetic() || c == '\'')

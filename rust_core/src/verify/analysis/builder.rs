@@ -1,28 +1,18 @@
-//! From a folded text to its terms: contractions taken apart, questions and politeness taken out, phrases joined.
+//! From a folded text to its terms: questions and politeness taken out, phrases joined.
 
-use super::{EXACT, FROM, HANGUL, KNOWN, NAME, NEGATED, SUBJECT, TO, Term, VALUE};
+use super::frames::states;
+use super::items::{Item, expand, item_like, join_codes, without_or_not};
+use super::roles::{mark_actors, mark_roles, mark_subject, person, role_marks};
+use super::{EXACT, HANGUL, KNOWN, NAME, NEGATED, Term, VALUE};
 use crate::verify::hash;
-use crate::verify::korean::{self, Role};
+use crate::verify::korean;
 use crate::verify::lexicon::{self, FILLER, Lexicon, MODIFIER, NEGATION, PARTICLE, RELATION, question, short_hash};
 use crate::verify::values::{self, FREE, Value};
 use crate::verify::words::{self, Kind, Token};
 
-/// A word on its way to become a term.
-struct Item {
-    text: String,
-    hash: u32,
-    value: u8,
-    exact: bool,
-    marks: u16,
-    gone: bool,
-    capital: bool,
-    opens: bool,
-    clause: bool,
-}
-
 pub(super) struct Builder {
     pub(super) lexicon: &'static Lexicon,
-    pub(super) questions: u16,
+    pub(super) questions: u32,
     pub(super) persons: u8,
     pub(super) negations: u8,
     pub(super) pasts: u8,
@@ -60,7 +50,17 @@ impl Builder {
         self.values = std::mem::take(&mut read.values);
         self.quotes = words::quotes(folded).iter().map(|quote| short_hash(quote)).collect();
         let mut items = self.items(&mut tokens, &mut read.part_of);
+        mark_actors(&mut items, self.lexicon);
+        mark_subject(&mut items, self.lexicon);
         self.frames(&mut items);
+        if self.questions == 0 {
+            let states = items.first().is_some_and(|item| item.marks & HANGUL == 0 && states(&item.text));
+            self.questions = match (folded.ends_with('?'), states) {
+                (true, _) => question::FRAGMENT,
+                (false, true) => question::STATEMENT,
+                (false, false) => 0,
+            };
+        }
         if self.prices
             && let Some(asked) = items.iter_mut().find(|item| item.gone && item.marks & HANGUL == 0)
         {
@@ -71,7 +71,8 @@ impl Builder {
         for item in &mut items {
             if item.value == FREE && !item.exact && item.marks & HANGUL == 0 {
                 let stem = lexicon::stem_of(&item.text);
-                self.pasts = self.pasts.saturating_add(u8::from(item.text.ends_with("ed") && stem.len() + 1 < item.text.len()));
+                let past = item.text.ends_with("ed") && stem.len() + 1 < item.text.len() || lexicon::is_past(&item.text);
+                self.pasts = self.pasts.saturating_add(u8::from(past));
                 item.hash = short_hash(&stem);
             }
         }
@@ -98,6 +99,7 @@ impl Builder {
                 marks: 0,
                 gone: false,
                 capital: token.capital && !token.opens,
+                owner: false,
                 opens: token.opens,
                 clause: token.clause,
             };
@@ -164,29 +166,6 @@ impl Builder {
         items.push(item);
     }
 
-    /// Takes out the phrases that make a question or a request, and notes which.
-    fn frames(&mut self, items: &mut [Item]) {
-        let mut at = 0;
-        while at < items.len() {
-            let found = self.lexicon.frames(items[at].hash).iter().find(|(rest, kind)| {
-                let rest_fits = rest.len() < items.len() - at
-                    && rest.iter().zip(&items[at + 1..]).all(|(word, item)| *word == item.hash && item.value == FREE && !item.gone);
-                rest_fits && items[at].value == FREE && (!rest.is_empty() || asks_alone(items, at, *kind))
-            });
-            let Some((rest, kind)) = found else {
-                at += 1;
-                continue;
-            };
-            self.questions |= kind;
-            self.prices |= kind & question::PRICE != 0;
-            for item in &mut items[at..=at + rest.len()] {
-                item.gone = true;
-                self.persons |= person(&item.text);
-            }
-            at += rest.len() + 1;
-        }
-    }
-
     /// Joins phrases of the lexicon; "turn it off" too, up to three words in between.
     fn phrases(&mut self, items: &mut Vec<Item>) {
         items.retain(|item| {
@@ -196,7 +175,7 @@ impl Builder {
         });
         let mut at = 0;
         while at < items.len() {
-            if items[at].value == FREE {
+            if items[at].value == FREE && !items[at].gone {
                 for (rest, whole) in self.lexicon.phrases(items[at].hash) {
                     let next_to = rest.len() < items.len() - at
                         && rest.iter().zip(&items[at + 1..]).all(|(word, item)| *word == item.hash && !item.gone);
@@ -269,70 +248,6 @@ impl Builder {
     }
 }
 
-/// A question word alone asks at the beginning of a sentence, in front of a verb like "do" or "is", behind a word of telling (which is
-/// gone by then), and at the very end; elsewhere "when" and "who" join clauses.
-fn asks_alone(items: &[Item], at: usize, kind: u16) -> bool {
-    const VERBS: [&str; 17] =
-        ["do", "does", "did", "is", "are", "was", "were", "can", "could", "will", "would", "may", "must", "should", "have", "has", "shall"];
-    let before_verb = items.get(at + 1).is_some_and(|next| VERBS.contains(&next.text.as_str()));
-    let opens = items[at].opens && (kind != question::WHEN || before_verb);
-    let last = at + 1 == items.len() && kind & question::SHARP != 0;
-    kind == question::REQUEST && items[at].clause
-        || items[at].marks & HANGUL != 0
-        || opens
-        || items[at].clause && before_verb
-        || last
-        || at > 0 && items[at - 1].gone && kind & (question::CORE | question::WHAT | question::WHICH) != 0
-}
-
-/// What follows "from" and "to" is marked as a Korean particle marks it.
-fn mark_roles(items: &mut [Item]) {
-    for at in 1..items.len() {
-        if items[at - 1].value != FREE || items[at].marks & HANGUL != 0 {
-            continue;
-        }
-        // The last word of a phrase too: "put into", "go to".
-        let before = items[at - 1].text.rsplit(' ').next().unwrap_or("");
-        items[at].marks |= match before {
-            "from" => FROM,
-            "to" | "into" | "toward" | "towards" => TO,
-            _ => 0,
-        };
-    }
-}
-
-/// "… or not?" at the end asks nothing more.
-fn without_or_not(tokens: &mut [Token]) {
-    if let [.., or, not] = tokens
-        && or.text == "or"
-        && not.text == "not"
-    {
-        not.text.clear();
-    }
-}
-
-/// "No. 14" is 14, and BA 117 is BA117: a code in two pieces.
-fn join_codes(tokens: &mut [Token], part_of: &mut [u8], values: &mut [Value]) {
-    for at in 0..tokens.len().saturating_sub(1) {
-        if tokens[at + 1].kind != Kind::Number || part_of[at] != FREE {
-            continue;
-        }
-        if matches!(tokens[at].text.as_str(), "no" | "nr" | "num" | "#") {
-            tokens[at].text.clear();
-        } else if tokens[at].caps && tokens[at].text.len() <= 3 && tokens[at].kind == Kind::Word && part_of[at + 1] != FREE {
-            let alone = part_of.get(at + 2) != Some(&part_of[at + 1]);
-            let value = usize::from(part_of[at + 1]);
-            if alone && values.get(value).is_some_and(|value| value.unit == values::Unit::None) {
-                tokens[at].text = format!("{}{}", tokens[at].text, tokens[at + 1].text);
-                tokens[at].kind = Kind::Exact;
-                tokens[at + 1].text.clear();
-                part_of[at + 1] = FREE;
-                values[value].optional = true;
-            }
-        }
-    }
-}
-
 fn value_hash(value: Option<&Value>) -> u32 {
     value.map_or(0, |value| hash(&value.number.to_bits().to_le_bytes()) as u32)
 }
@@ -366,80 +281,4 @@ fn separable(verb: u32, particle: u32) -> bool {
         ("log", "out"),
     ];
     VERBS.iter().any(|(first, second)| short_hash(first) == verb && short_hash(second) == particle)
-}
-
-fn role_marks(role: Role) -> u16 {
-    match role {
-        Role::From => FROM,
-        Role::To => TO,
-        Role::Subject => SUBJECT,
-        Role::None | Role::Object => 0,
-    }
-}
-
-fn person(word: &str) -> u8 {
-    match word {
-        "i" | "me" | "my" | "mine" | "myself" => 1,
-        "we" | "us" | "our" | "ours" | "ourselves" => 2,
-        "you" | "your" | "yours" | "yourself" => 4,
-        "he" | "him" | "his" | "himself" => 8,
-        "she" | "her" | "hers" | "herself" => 16,
-        "they" | "them" | "their" | "theirs" => 32,
-        _ => 0,
-    }
-}
-
-/// Pushes a word, or what its contraction stands for.
-fn expand(item: Item, items: &mut Vec<Item>) {
-    let text = item.text.as_str();
-    let parts: Vec<String> = match text {
-        "can't" | "cannot" | "cant" => vec!["can".into(), "not".into()],
-        "won't" | "wont" => vec!["will".into(), "not".into()],
-        "shan't" => vec!["shall".into(), "not".into()],
-        "ain't" => vec!["is".into(), "not".into()],
-        "dont" | "doesnt" | "didnt" | "isnt" | "wasnt" | "arent" | "couldnt" | "hasnt" | "havent" | "wouldnt" | "shouldnt" => {
-            vec![text[..text.len() - 2].into(), "not".into()]
-        }
-        "whats" | "wheres" | "whos" | "hows" => vec![text[..text.len() - 1].into(), "is".into()],
-        "im" => vec!["i".into(), "am".into()],
-        "ive" => vec!["i".into(), "have".into()],
-        "let's" | "lets" => vec!["let".into(), "us".into()],
-        _ => {
-            let (stem, rest) = text.split_once('\'').unwrap_or((text, ""));
-            match rest {
-                "" => vec![stem.into()],
-                "t" if stem.ends_with('n') => vec![stem[..stem.len() - 1].into(), "not".into()],
-                "s" if matches!(stem, "what" | "where" | "who" | "how" | "when" | "why" | "that" | "there" | "it" | "here") => {
-                    vec![stem.into(), "is".into()]
-                }
-                "s" => vec![stem.into()],
-                "re" => vec![stem.into(), "are".into()],
-                "m" => vec![stem.into(), "am".into()],
-                "ve" => vec![stem.into(), "have".into()],
-                "ll" => vec![stem.into(), "will".into()],
-                "d" => vec![stem.into(), "would".into()],
-                _ => vec![text.replace('\'', "")],
-            }
-        }
-    };
-    let (mut opens, mut clause) = (item.opens, item.clause);
-    for part in parts {
-        let hash = short_hash(&part);
-        let (opens, clause) = (std::mem::take(&mut opens), std::mem::take(&mut clause));
-        items.push(Item { text: part, hash, opens, clause, ..item_like(&item) });
-    }
-}
-
-fn item_like(item: &Item) -> Item {
-    Item {
-        text: String::new(),
-        hash: 0,
-        value: item.value,
-        exact: item.exact,
-        marks: item.marks,
-        gone: item.gone,
-        capital: item.capital,
-        opens: item.opens,
-        clause: item.clause,
-    }
 }

@@ -181,7 +181,7 @@ pub(super) fn find(lists: &[&[&str]], word: &str) -> Option<u8> {
 
 /// The unit and how many of its canonical form it is; short forms only where they are `joined` to the number.
 pub(super) fn unit_of(word: &str, joined: bool) -> Option<(Unit, f64)> {
-    if word.is_ascii() && word.len() == 1 && !joined && !matches!(word, "c" | "f") {
+    if word.is_ascii() && word.len() == 1 && !joined && !matches!(word, "c" | "f" | "%") {
         return None;
     }
     if let Some(&(_, factor)) = SECONDS.iter().find(|(name, _)| *name == word) {
