@@ -34,9 +34,9 @@ class Heard(Struct, frozen=True, gc=False):
     """The answer to one word on one run.
 
     `in`: let in, at `version`. `told`: taken down. `state`: nothing was done, this is how it stands: `named` steps were made, the one
-    asked about is among them or not, and what each pod has said. `opened`, or `open` already with `text`, as news `number`; `closed`;
-    `full`: too many are open; `learning` for `number` ms; `unknown`; `other`: a later run of this name is open, with `text`; `stale`: a
-    later word was heard, `number`; `used`: not idle, but `number` ms ago.
+    asked about is among them or not, and what each pod has said; `steps` if they were asked for. `opened`, or `open` already with `text`,
+    as news `number`; `closed`; `full`: too many are open; `learning` for `number` ms; `unknown`; `other`: a later run of this name is
+    open, with `text`; `stale`: a later word was heard, `number`; `used`: not idle, but `number` ms ago.
     """
 
     status: Status
@@ -46,3 +46,4 @@ class Heard(Struct, frozen=True, gc=False):
     is_again: bool = False
     named: int = 0
     parts: tuple[Part, ...] = ()
+    steps: tuple[str, ...] = ()

@@ -110,7 +110,7 @@ class Run(Struct):
         plan = self.plan
         if self.generation:
             limits = {self.account: plan.total_nano_usd} | {
-                self.agent_account(name): share.max_nano_usd for name, share in plan.agents.items() if share.max_nano_usd is not None
+                self.agent_account(name): share.max_nano_usd for name, share in plan.agents.items()
             }
             return {name: Rule(limit_nano_usd=limit, mode="shadow") for name, limit in limits.items()}
         found = {

@@ -98,6 +98,7 @@ class Own(Struct, eq=False):
         if mine is not None and not self.was_met:
             catch_up(self.run, mine)
         self.was_met = True
+        self.seen.update(decode(name, type=tuple[str, int]) for name in heard.steps)
         if heard.is_again:
             self.seen.add((agent, step))
         self.view = View(heard.version, heard.named, parts, tuple(part for part in heard.parts if part.pod != pod))
@@ -234,6 +235,8 @@ def catch_up_with_ledger(run: Run, ledger: Ledger, now_ns: int) -> None:
         more = max(0, balance.used_nano_usd - run.spent)
         run.spent, run.first_spent = run.spent + more, run.first_spent + more
         run.topped_up = max(run.topped_up, balance.topped_up_nano_usd)
+    if run.spent and not run.plan.agents:
+        run.tally("").nano_usd = run.spent
     for name in run.plan.agents:
         balance = ledger.balance(run.agent_account(name), now_ns)
         if balance is not None:

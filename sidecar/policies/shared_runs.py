@@ -58,7 +58,7 @@ class Meeting(Protocol):
         self, key: str, generation: str, version: int, sequence: int, text: str, step: str, *, is_again: bool
     ) -> Awaitable[Heard]: ...
     def put(self, key: str, generation: str, sequence: int, text: str) -> Awaitable[Heard]: ...
-    def state(self, key: str) -> Awaitable[Heard]: ...
+    def state(self, key: str, *, with_steps: bool = ...) -> Awaitable[Heard]: ...
     def close(self, key: str, generation: str, idle_ms: int) -> Awaitable[Heard]: ...
     def restore(self, key: str, generation: str, text: str, parts: Iterable[tuple[str, str]], steps: Iterable[str]) -> Awaitable[Heard]: ...
     def bury(self, closed: Sequence[tuple[str, str]]) -> Awaitable[None]: ...
@@ -352,6 +352,7 @@ class SharedRuns:
         for _ in range(_TURNS):
             if self._problem:
                 raise self._away(f"run {run.plan.run} has a plan that pods share")
+            await self._meet(own)
             is_again = bool(step) and (agent, step) in own.seen
             standing = AllPods(own, is_again)
             found = None
@@ -472,9 +473,7 @@ class SharedRuns:
         async with own.lock:
             try:
                 self._untold.pop(id(own), None)
-                if not own.was_met:
-                    state = await self._place.state(own.key)
-                    own.hear(state, self._place.pod, "", 0)
+                await self._meet(own)
                 sequence, text = self._word(own)
                 heard = await self._place.put(own.key, own.run.generation, sequence, text)
             except BaseException:
@@ -492,6 +491,11 @@ class SharedRuns:
             is_over = known is None or known.generation != own.run.generation
             if is_over and not own.held and id(own) not in self._untold and self._owns.get(key) is own:
                 self._forget(key)
+
+    async def _meet(self, own: Own) -> None:
+        """Once in this process: hear what this pod has said in a life before."""
+        if not own.was_met:
+            own.hear(await self._place.state(own.key, with_steps=True), self._place.pod, "", 0)
 
     async def _look(self) -> float | None:
         """Say that this pod is there, and hear of runs opened and closed. Returns when to look again, seconds; None: nothing is new."""
@@ -567,8 +571,7 @@ class SharedRuns:
         await self._place.bury([(_text(key), which) for key, which in self._closed.items() if which not in there])
 
     async def _restore(self, own: Own, known: Known) -> Heard:
-        if not own.was_met:
-            own.hear(await self._place.state(own.key), self._place.pod, "", 0)
+        await self._meet(own)
         _, text = self._word(own)
         others = [] if own.view is None else [(part.pod, part.text) for part in own.view.texts]
         return await self._place.restore(

@@ -141,7 +141,9 @@ if op == 'open' then
 end
 
 if op == 'state' then
-  return state('')
+  local found = state('')
+  found[6] = ARGV[8] == '1' and redis.call('SMEMBERS', STEPS) or {}
+  return found
 end
 
 local which = ARGV[8]

@@ -71,8 +71,8 @@ class SharedRuns:
         """Take down this pod's part, whatever the others say."""
         return await self._of(key, "put", generation, sequence, text, self._keep_ms)
 
-    async def state(self, key: str) -> Heard:
-        return await self._of(key, "state")
+    async def state(self, key: str, *, with_steps: bool = False) -> Heard:
+        return await self._of(key, "state", int(with_steps))
 
     async def close(self, key: str, generation: str, idle_ms: int) -> Heard:
         """End it, if it was not used for so long. Gives its state."""
@@ -98,12 +98,19 @@ class SharedRuns:
         status, *rest = await self._ask(operation, key, *words, keys=keys, is_telling=is_telling)
         match status.decode():
             case "state":
-                version, is_again, named, found = rest
+                version, is_again, named, found, *steps = rest
                 parts = tuple(
                     Part(pod.decode(), bool(is_live), text.decode())
                     for pod, is_live, text in zip(found[::3], found[1::3], found[2::3], strict=True)
                 )
-                return Heard("state", int(version), is_again=bool(is_again), named=named, parts=parts)
+                return Heard(
+                    "state",
+                    int(version),
+                    is_again=bool(is_again),
+                    named=named,
+                    parts=parts,
+                    steps=tuple(step.decode() for step in steps[0]) if steps else (),
+                )
             case "in" | "told" as said:
                 return Heard(said, int(rest[0]) if rest else 0)
             case "open" | "other" as said:

@@ -10,6 +10,7 @@ from itertools import count
 from typing import TypeVar
 
 from msgspec.json import decode
+from msgspec.structs import replace
 
 from sidecar.errors import StoreFailed
 from sidecar.run_words import Heard, Looked, Part
@@ -76,14 +77,14 @@ class FakePlace:
     def __init__(self, memory: Memory, pod: str, life: int = 1) -> None:
         self.memory, self.pod, self.first_sequence = memory, pod, life << 32
         self.lose = ""
-        self.ended = False
+        self.is_dead = False  # its process is
 
     async def _asked(self, *, is_telling: bool = False) -> Memory:
         await asyncio.sleep(0)  # others may come between
         memory = self.memory
         memory.asked += 1
-        if memory.problem:
-            raise StoreFailed(memory.problem)
+        if memory.problem or self.is_dead:
+            raise StoreFailed(memory.problem or "nobody is there to ask")
         if is_telling and memory.learns_ms > 0:
             memory.since_ms = memory.now_ms
         return memory
@@ -133,8 +134,10 @@ class FakePlace:
         memory.closed.pop(key, None)
         return self._reply("open", Heard("opened", number=memory.announce(key)))
 
-    async def state(self, key: str) -> Heard:
-        return self._reply("state", self._state(await self._asked(), key, ""))
+    async def state(self, key: str, *, with_steps: bool = False) -> Heard:
+        found = self._state(await self._asked(), key, "")
+        steps = tuple(self.memory.runs[key].steps) if with_steps and key in self.memory.runs else ()
+        return self._reply("state", replace(found, steps=steps))
 
     def _state(self, memory: Memory, key: str, step: str) -> Heard:
         run = memory.runs.get(key)
@@ -237,7 +240,7 @@ class FakePlace:
                 memory.bury(key, generation)
 
     async def end(self) -> None:
-        self.ended = True
+        self.is_dead = True
 
 
 def _sequence(text: str | None) -> int:
