@@ -11,7 +11,6 @@ from pathlib import Path
 from random import Random
 
 from sidecar.billing import tokens
-from sidecar.call import Call, EmbedRequest
 from sidecar.errors import SidecarError, StoreFailed
 from sidecar.pipeline import run
 from tests.sim.alerts import Office
@@ -231,23 +230,13 @@ class Fleet:
         CURRENT.set(caller)
         process.callers.append(caller)
         engine, watch = process.engine, self.watch
-        now = engine.clock_ns() / 1e9
-        operation = "embed" if isinstance(caller.request, EmbedRequest) else "stream" if caller.streams else "generate"
 
         async def send(pieces):
             if caller.pause_s:
                 await asyncio.sleep(caller.pause_s)
 
-        caller.call = call = Call(
-            id=caller.name,
-            operation=operation,
-            request=caller.request,
-            metadata={},
-            arrived=now,
-            deadline=now + caller.deadline_s,
-            send=send if caller.streams else None,
-        )
-        watch.note(caller, f"comes to {process.name}: {operation}")
+        call = caller.begin(watch.now, engine.clock_ns() / 1e9, send)
+        watch.note(caller, f"comes to {process.name}: {call.operation}")
         result = "CRASHED"
         try:
             await run(engine, call)
@@ -267,7 +256,7 @@ class Fleet:
         self.watch.note(caller, f"ends: {result}")
         if caller.call is not None and not caller.is_killed:
             spent = (caller.call.nano_usd, tokens(caller.call.usage))
-            if tuple(map(sum, zip((0, 0), *caller.posted, strict=True))) != spent or len(caller.posted) > 1:
+            if caller.spent != spent or len(caller.posted) > 1:
                 self.watch.broken(caller, f"posted (nano-USD, tokens) is {caller.posted}, and it used {spent}")
         self.left -= 1
         if not self.left:
@@ -337,11 +326,11 @@ class Fleet:
         for caller in watch.callers:
             row = found.pop(caller.name, None)
             if caller.call is None or caller.is_killed or caller.row_lost:
-                if row is not None and row != tuple(map(sum, zip((0, 0), *caller.posted, strict=True))):
+                if row is not None and row != caller.spent:
                     watch.broken(caller, f"its row says {row}, and posted is {caller.posted}")
             elif row is None:
                 watch.broken(caller, "it has no row in the usage log")
-            elif row != tuple(map(sum, zip((0, 0), *caller.posted, strict=True))):
+            elif row != caller.spent:
                 watch.broken(caller, f"its row says {row}, and posted is {caller.posted}")
         if found:
             watch.broken("world", f"rows of nobody: {sorted(found)}")

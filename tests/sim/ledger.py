@@ -153,21 +153,20 @@ class WatchedLedger:
         return balance
 
     def freeze(self, account):
-        self._require_life()
-        changed = self._ledger.freeze(account)
-        if changed is not (account not in self.books.frozen):
-            self._watch.broken("world", f"{account} is frozen, and the answer is {changed}")
-        self.books.frozen.add(account)
-        if changed:
-            self._wrote("freeze", {}, name=account)
-        return changed
+        return self._set_frozen("freeze", account, self.books.frozen.add)
 
     def unfreeze(self, account):
+        return self._set_frozen("unfreeze", account, self.books.frozen.discard)
+
+    def _set_frozen(self, what, account, note):
         self._require_life()
-        changed = self._ledger.unfreeze(account)
-        self.books.frozen.discard(account)
+        before = set(self.books.frozen)
+        note(account)
+        changed = getattr(self._ledger, what)(account)
+        if changed is not (before != self.books.frozen):
+            self._watch.broken("world", f"{what} of {account}, and {before} were frozen: the answer is {changed}")
         if changed:
-            self._wrote("unfreeze", {}, name=account)
+            self._wrote(what, {}, name=account)
         return changed
 
     def close_account(self, account):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from sidecar.call import Call, EmbedRequest, GenerateRequest, Usage
 
 GRACE_S = 0.25  # how long after its deadline a call may still be ending
 CURRENT: ContextVar[Caller] = ContextVar("caller")
@@ -30,29 +34,31 @@ class Notes:
         self.note(who, f"BROKEN: {what}")
 
 
+@dataclass(eq=False)
 class One:
     """One question to a provider. `text` is what it has said, `whole` that it came to its end; `outcome` is what the call made of it."""
 
-    def __init__(self, number, caller, target, deed, at, epoch, state):
-        self.number = number
-        self.caller = caller
-        self.target = target
-        self.deed = deed
-        self.began = at
-        self.ended = None
-        self.heard_at = at  # when it last said something
-        self.has_head = False
-        self.has_begun = False
-        self.epoch = epoch
-        self.state = state
-        self.text = ""
-        self.finish = None
-        self.whole = False
-        self.fits = True
-        self.usage = None
-        self.vectors = None
-        self.retry_after_ms = None
-        self.outcome = None
+    number: int
+    caller: Caller
+    target: str
+    deed: str
+    began: float
+    epoch: int
+    state: str
+    ended: float | None = None
+    has_head: bool = False
+    has_begun: bool = False
+    text: str = ""
+    finish: str | None = None
+    whole: bool = False
+    fits: bool = True
+    usage: Usage | None = None
+    vectors: list[list[float]] | None = None
+    retry_after_ms: int | None = None
+    outcome: str | None = None
+
+    def __post_init__(self):
+        self.heard_at = self.began  # when it last said something
 
     def say(self, text, *, finish=None, whole=False):
         self.text += text
@@ -81,34 +87,53 @@ class One:
         return self.fits or self.finish in ("content_filter", "refusal")
 
 
+@dataclass(eq=False)
 class Caller:
     """One call and all that was seen of it. It goes away after `patience_s` (how: `hangs_up`, see `World._leave`), and reads each piece
     for `pause_s`.
     """
 
-    def __init__(self, name, request, deadline_s, *, streams, patience_s, pause_s, hangs_up):
-        self.name = name
-        self.request = request
-        self.deadline_s = deadline_s
-        self.streams = streams
-        self.patience_s = patience_s
-        self.pause_s = pause_s
-        self.hangs_up = hangs_up
-        self.on_cut = ""
-        self.call = None
-        self.began_at = None
-        self.task = None
-        self.gone_at = None
-        self.done_at = None
-        self.result = None
-        self.ones = []
-        self.segments = []  # what was sent on: one list of pieces for each Start
-        self.reported = 0
-        self.holds = 0
-        self.posted = []  # (nano-USD, tokens)
-        self.deaf = False
-        self.is_killed = False
-        self.row_lost = False
+    name: str
+    request: GenerateRequest | EmbedRequest
+    deadline_s: float
+    streams: bool
+    patience_s: float | None
+    pause_s: float
+    hangs_up: bool
+    on_cut: str = ""
+    call: Call | None = None
+    began_at: float | None = None
+    task: asyncio.Task | None = None
+    gone_at: float | None = None
+    done_at: float | None = None
+    result: str | None = None
+    ones: list[One] = field(default_factory=list)
+    segments: list[list] = field(default_factory=list)  # what was sent on: one list of pieces for each Start
+    reported: int = 0
+    holds: int = 0
+    posted: list[tuple[int, int]] = field(default_factory=list)  # (nano-USD, tokens)
+    deaf: bool = False
+    is_killed: bool = False
+    row_lost: bool = False
+
+    def begin(self, now, clock_s, send):
+        """It calls; `now` is the world's time, `clock_s` the process'."""
+        self.began_at = now
+        self.call = Call(
+            id=self.name,
+            operation="embed" if isinstance(self.request, EmbedRequest) else "stream" if self.streams else "generate",
+            request=self.request,
+            metadata={},
+            arrived=clock_s,
+            deadline=clock_s + self.deadline_s,
+            send=send if self.streams else None,
+        )
+        return self.call
+
+    @property
+    def spent(self):
+        """All that was posted for it."""
+        return sum(nano_usd for nano_usd, _ in self.posted), sum(tokens for _, tokens in self.posted)
 
     def __str__(self):
         return self.name

@@ -5,28 +5,17 @@ The rules are those of the written policy, said once more and in another way tha
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from math import inf
 
 from sidecar.billing import tokens
 from sidecar.call import EmbedRequest, Start
-from sidecar.catalog import Model
-from sidecar.settings.routing import Service
+from tests.sim.breakers import BreakerRules, has_quota
 from tests.sim.seen import CURRENT, GRACE_S, Notes, One
-from tests.sim.silence import too_impatient, too_patient, was_hurried
+from tests.sim.silence import too_impatient, too_patient
 
 GRAIN_S = 0.002  # of timers
 MOMENT_S = 1e-5  # ten turns of the loop: in a race the second may be on its way when the caller goes or the first ends
-
-# What says that a model is unwell. Callers' errors, refused keys, empty accounts, refusals and cancellations do not.
-UNWELL = {
-    "PROVIDER_RATE_LIMITED",
-    "PROVIDER_UNAVAILABLE",
-    "PROVIDER_TIMEOUT",
-    "PROVIDER_GARBLED",
-    "PROVIDER_EMPTY",
-    "STREAM_CUT",
-}
 
 NOT_THIS_MODEL = {"PROVIDER_CONTEXT_EXCEEDED", "PROVIDER_MODEL_UNKNOWN"}
 
@@ -38,14 +27,7 @@ class Watch(Notes):
         super().__init__(loop)
         self._settings = settings
         self.engine = self.dear = self.lengths = None
-        self.flying = defaultdict(list)  # questions under way, by breaker
-        self.epochs = Counter()  # changes of each breaker
-        self.changed_at = {}
-        self.streaks = Counter()
-        self.held = {}
-        self.vague = set()  # breakers of which it is not known what has been counted
-        self.blocked_until = {}
-        self.ramps = {}
+        self.breakers = BreakerRules(self, settings)
         self.retries = Counter()
         self.turns = Counter()  # how often each provider stood on the list of a call that was let in
         self.asked = Counter()  # questions of each endpoint's model
@@ -53,27 +35,19 @@ class Watch(Notes):
 
     # --- questions
 
-    def _key(self, caller, target):
-        service = caller.call.service
-        return (service if service in self._settings.services else "", target)
-
-    def _rule(self, key):
-        return self._settings.services.get(key[0]) or Service()
-
     def begin(self, target, deed):
         caller = CURRENT.get()
-        key = self._key(caller, target)
-        state = self.engine.breakers.of(caller.call.service, target).state(self.engine.clock_ns())
+        key, state = self.breakers.key(caller, target), self.breakers.state(caller, target)
         self.numbers += 1
-        one = One(self.numbers, caller, target, deed, self.now, self.epochs[key], state)
+        one = One(self.numbers, caller, target, deed, self.now, self.breakers.epochs[key], state)
         self.note(caller, f"asks {target} ({one.number}, which will do: {deed}; its breaker is {state})")
         self._check_time(one)
         self._check_before(one)
-        self._check_breaker(one, key)
+        self.breakers.check(one, key)
         self._check_shares(one)
-        self._check_haste(one)
+        self.breakers.check_haste(one)
         caller.ones.append(one)
-        self.flying[key].append(one)
+        self.breakers.flying[key].append(one)
         return one
 
     def reserved(self, caller, accounts):
@@ -95,7 +69,7 @@ class Watch(Notes):
     def end(self, one):
         one.ended = self.now
         self._ask(too_patient, one)
-        self.flying[self._key(one.caller, one.target)].remove(one)
+        self.breakers.flying[self.breakers.key(one.caller, one.target)].remove(one)
         if one.caller.done_at is not None:
             self.broken(one.caller, f"its call had ended, and {one.target} still worked for it")
 
@@ -114,7 +88,7 @@ class Watch(Notes):
                 self.broken(caller, f"{one.target} did {one.deed}, which is no answer, and it is taken for one")
             if one.usage is not None and tried.usage != one.usage and one.usage.output_tokens is not None:
                 self.broken(caller, f"{one.target} said it used {one.usage}; written down is {tried.usage}")
-        self._count_failure(one, tried.outcome)
+        self.breakers.count(one, tried.outcome)
 
     def _ask(self, rule, one):
         found = rule(one, self._settings.timeouts)
@@ -169,10 +143,6 @@ class Watch(Notes):
         rows = [own.get("timeout"), own.get("first_token"), self._settings.retries.timeout, self._settings.retries.first_token]
         return all(row is None or row.others_first is not False for row in rows)
 
-    def _is_calm(self, key, caller):
-        """Its breaker has let everybody through for as long as the call lasts."""
-        return self.changed_at.get(key, -1) < caller.began_at and key not in self.held and key not in self.ramps
-
     def _untried(self, caller):
         """A candidate that could have been asked all the time of the call, and was not."""
         call = caller.call
@@ -180,115 +150,22 @@ class Watch(Notes):
         refused = [one for one in caller.ones if one.outcome == "PROVIDER_AUTH_FAILED"]  # then only other keys of that provider are asked
         never = {(one.provider, one.model) for one in caller.ones if one.outcome in NOT_THIS_MODEL}
         for candidate in call.candidates:
-            key = self._key(caller, candidate.target)
-            state = self.engine.breakers.of(call.service, candidate.target).state(self.engine.clock_ns())
+            key = self.breakers.key(caller, candidate.target)
+            state = self.breakers.state(caller, candidate.target)
             provider, endpoint = candidate.model.provider, candidate.target.partition("/")[0]
             if (
                 any(one.provider != provider or one.endpoint == endpoint for one in refused)
                 or (candidate.model.provider, candidate.model.name) in never
             ):
                 continue
-            if candidate.target not in tried and self._is_calm(key, caller) and state == "closed" and not _has_quota(candidate.model):
+            if (
+                candidate.target not in tried
+                and self.breakers.is_calm(key, caller)
+                and state == "closed"
+                and not has_quota(candidate.model)
+            ):
                 return candidate.target
         return None
-
-    # --- breakers
-
-    def _check_breaker(self, one, key):
-        caller, rule = one.caller, self._rule(key)
-        if one.state == "open":
-            self.broken(caller, f"{one.target} is asked, and its breaker is open")
-        if key in self.held:
-            if self.held[key] == "open":
-                self.broken(caller, f"{one.target} is asked, and an operator holds its breaker open")
-            return
-        if self.now < self.blocked_until.get(key, 0):
-            self.broken(caller, f"{one.target} is asked, and its breaker opened until {self.blocked_until[key]:.3f} s")
-        flying = sum(o.epoch == one.epoch for o in self.flying[key]) + 1
-        if one.state == "half_open" and flying > rule.breaker_trials:
-            self.broken(
-                caller, f"{flying} questions at a time to {one.target}, whose breaker is half open and lets {rule.breaker_trials} through"
-            )
-        room = self._room(key)
-        if one.state == "closed" and flying > room:
-            self.broken(caller, f"{flying} questions at a time to {one.target}, which has just come back: {room} are allowed")
-
-    def _check_haste(self, one):
-        """Once a breaker is open, whoever waited for its model asks the next one within a second."""
-        caller = one.caller
-        if (
-            not caller.ones
-            or one.target in {o.target for o in caller.ones}
-            or any(_has_quota(candidate.model) for candidate in caller.call.candidates)
-        ):
-            return
-        before = caller.ones[-1]
-        key = self._key(caller, before.target)
-        opened = max(self.changed_at.get(key, 0), *(one.ended or inf for one in caller.ones))
-        state = self.engine.breakers.of(caller.call.service, before.target).state(self.engine.clock_ns())
-        free = one.state == "closed" and self._is_calm(self._key(caller, one.target), caller)  # it could have been asked at once
-        if state == "open" and free and self.now - opened > 1 + GRACE_S:
-            self.broken(caller, f"{one.target} is asked {self.now - opened:.3f} s after the breaker of {before.target} opened")
-
-    def _room(self, key):
-        """How many may be out at a time after a breaker has closed: twice as many every 5 s; from 64 on as many as there are."""
-        room, doubles_at = self.ramps.get(key, (64, inf))
-        while room < 64 and self.now >= doubles_at - 1e-9:
-            room, doubles_at = room * 2, doubles_at + 5
-        if room >= 64:
-            self.ramps.pop(key, None)
-            return inf
-        self.ramps[key] = (room, doubles_at)
-        return room
-
-    def _count_failure(self, one, outcome):
-        key = self._key(one.caller, one.target)
-        rule = self._rule(key)
-        if one.epoch != self.epochs[key] or rule.breaker_off or key in self.held:
-            return
-        if outcome == "ok":
-            self.streaks[key] = 0
-            self.vague.discard(key)
-            if self._room(key) < inf:
-                self.ramps[key] = (self.ramps[key][0] + 1, self.ramps[key][1])
-        elif outcome in UNWELL:
-            hurried = outcome == "PROVIDER_TIMEOUT" and was_hurried(one, self._settings.timeouts)
-            if hurried is None:
-                self.vague.add(key)
-            if hurried or key in self.vague:
-                return
-            self.streaks[key] += 1
-            if one.state == "half_open" or self.streaks[key] >= rule.breaker_failures:
-                self.broken(
-                    one.caller, f"{one.target} failed {self.streaks[key]} times in a row ({one.state}), and its breaker did not open"
-                )
-
-    def change(self, change):
-        """A breaker changed its state."""
-        key = (change.service, change.target)
-        rule = self._rule(key)
-        self.note("breaker", f"{change.service or '(any)'} {change.target}: {change.before} -> {change.after}, {change.why}")
-        self.epochs[key] += 1
-        self.changed_at[key] = self.now
-        streak, self.streaks[key] = self.streaks[key], 0
-        self.blocked_until.pop(key, None)
-        self.ramps.pop(key, None)
-        self.held.pop(key, None)
-        is_vague = key in self.vague
-        self.vague.discard(key)
-        if change.why == "held":
-            self.held[key] = change.after
-        elif change.after == "open":
-            if rule.breaker_off:
-                self.broken("breaker", f"{key} is switched off and opened")
-            if change.why == "failures" and not is_vague and streak + 1 != rule.breaker_failures:
-                self.broken("breaker", f"{key} opened after {streak + 1} failures in a row instead of {rule.breaker_failures}")
-            least_s = rule.breaker_open_ms / 1000
-            self.blocked_until[key] = self.now + (change.open_ns or 0) / 1e9
-            if change.why in ("failures", "rate", "hint") and (change.open_ns or 0) / 1e9 < least_s:
-                self.broken("breaker", f"{key} is open for {change.open_ns} ns instead of {least_s} s")
-        elif change.why == "trials_succeeded":
-            self.ramps[key] = (2 * rule.breaker_trials, self.now + 5)
 
     # --- shares
 
@@ -297,7 +174,7 @@ class Watch(Notes):
         caller, call, settings = one.caller, one.caller.call, self._settings
         service = settings.services.get(call.service)
         if service is not None and service.concurrency:
-            busy = {o.caller for many in self.flying.values() for o in many if o.caller.call.service == call.service} | {caller}
+            busy = {o.caller for many in self.breakers.flying.values() for o in many if o.caller.call.service == call.service} | {caller}
             if len(busy) > service.concurrency:
                 self.broken(caller, f"{len(busy)} calls of {call.service} at a time; {service.concurrency} are allowed")
         minutes = self.now / 60
@@ -363,7 +240,7 @@ class Watch(Notes):
         if caller.ones and caller.holds != 1:
             self.broken(caller, f"somebody is asked, and it holds {caller.holds} reservations")
         spent = (call.nano_usd, tokens(call.usage))
-        if tuple(map(sum, zip((0, 0), *caller.posted, strict=True))) != spent:
+        if caller.spent != spent:
             self.broken(caller, f"posted (nano-USD, tokens) is {caller.posted}, and it used {spent}")
         self._check_answer(caller)
 
@@ -398,7 +275,3 @@ class Watch(Notes):
             self.broken(caller, f"it was sent {texts[-1]!r}, and its end tells of {call.sent.text!r}")
         if caller.on_cut == "hold" and caller.segments and caller.gone_at is None and call.error.reason != "DEADLINE_EXCEEDED":
             self.broken(caller, "it was sent a piece of an answer that it wanted whole")
-
-
-def _has_quota(model: Model) -> bool:
-    return model.requests_per_minute is not None or model.tokens_per_minute is not None

@@ -11,7 +11,7 @@ from random import Random
 from sidecar._core import Ledger
 from sidecar.app import _keep_house, make_engine
 from sidecar.billing import tokens
-from sidecar.call import Call, EmbedRequest
+from sidecar.call import Call
 from sidecar.errors import Cancelled, Draining, SidecarError
 from sidecar.observe import Log
 from sidecar.pipeline import run
@@ -107,7 +107,7 @@ class World:
         self.needs_many = limits.reserve_quantile is not None  # answers of one node
         self.crowd = Crowd(random, runs=random.choice((0, 0.1, 0.6)), nodes=(("reports", "first"),) if self.needs_many else ())
         self.operator = Operator(random, engine, self.crowd, watch, self.loop.create_task)
-        engine.breakers.on_change.append(watch.change)
+        engine.breakers.on_change.append(watch.breakers.change)
         engine.meter.on_event.append(self._told)
         engine.meter.call = self._reported
         for name in ("openai", "anthropic", "google", "local"):
@@ -213,26 +213,13 @@ class World:
     async def _live(self, caller: Caller) -> None:
         CURRENT.set(caller)
         watch = self.watch
-        now = self.engine.clock_ns() / 1e9
-        operation = "embed" if isinstance(caller.request, EmbedRequest) else "stream" if caller.streams else "generate"
-        send = self._reader(caller) if caller.streams else None
-        caller.began_at = watch.now
-        caller.call = call = Call(
-            id=caller.name,
-            operation=operation,
-            request=caller.request,
-            metadata={},
-            arrived=now,
-            deadline=now + caller.deadline_s,
-            send=send,
-        )
+        call = caller.begin(watch.now, self.engine.clock_ns() / 1e9, self._reader(caller))
         call.attempts = _Attempts(watch, caller)
         node = self.engine.catalog.nodes.get(f"{caller.request.caller.service}.{caller.request.caller.node}")
         caller.on_cut = getattr(caller.request, "on_cut", "") or (node.on_cut if node is not None else "fail")
         who = caller.request.caller
-        watch.note(
-            caller, f"comes: {operation} for {who.service}.{who.node} of {who.tenant}, {caller.deadline_s:.3f} s, on_cut {caller.on_cut}"
-        )
+        where = f"{who.service}.{who.node} of {who.tenant}, {caller.deadline_s:.3f} s, on_cut {caller.on_cut}"
+        watch.note(caller, f"comes: {call.operation} for {where}")
         try:
             await run(self.engine, call)
             caller.result = "ok"
@@ -308,7 +295,7 @@ class World:
             watch.broken("world", f"{engine.ledger.pending()} reservations hold something; not settled: {list(self.ledger.books.open)}")
         self._check_money()
         later_ns = engine.clock_ns() + int(_AFTER_S * 1e9)
-        later_ns += int(max((until - watch.now for until in watch.blocked_until.values()), default=0) * 1e9)
+        later_ns += int(max((until - watch.now for until in watch.breakers.blocked_until.values()), default=0) * 1e9)
         for fact in engine.breakers.listing(later_ns):
             if fact.state == "open" and not fact.forced:
                 watch.broken("world", f"the breaker of {fact.service} {fact.target} stays open")
