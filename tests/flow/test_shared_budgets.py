@@ -208,6 +208,19 @@ async def test_a_frozen_redis_delays_no_call_that_has_a_lease_and_others_for_a_m
     assert (await one.llm.Generate(ask("stranger"), timeout=10)).cost.nano_usd == COST
 
 
+async def test_a_pod_ends_though_redis_does_not_answer(pod, server):
+    one = await pod("one")
+    await spend(one, 2)
+    server.freeze()
+    try:
+        assert await one.stop(within_s=25) == 0  # it asks a few times, a second each, and leaves its lease for its next life
+    finally:
+        server.thaw()
+    again = await pod("one")
+    assert await again.stop() == 0
+    await told(server, 2 * COST, lease=2 * COST)
+
+
 async def _is_away(sidecar: Sidecar) -> bool:
     return not await is_up(sidecar)
 
