@@ -59,6 +59,11 @@ SMALL_MODELS = "".join(
 )
 
 
+def usual_tables(url: str) -> str:
+    """Settings of a sidecar with one provider, played at `url`, and small models; a test's own come after."""
+    return SHARED + provider_tables(url, "compatible") + SMALL_MODELS
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def sidecar(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sidecar]:
     """One sidecar with all providers for all tests that do not need their own."""
@@ -77,8 +82,7 @@ async def start_sidecar(upstream: Upstream, tmp_path: Path) -> AsyncIterator[Cal
     running: list[Sidecar] = []
 
     async def factory(tables: str = "", server: str = "", *, http: str = "", wait: bool = True) -> Sidecar:
-        shared = SHARED + provider_tables(upstream.url, "compatible") + SMALL_MODELS
-        one = await start(tmp_path, shared + tables, server, http=http)
+        one = await start(tmp_path, usual_tables(upstream.url) + tables, server, http=http)
         running.append(one)
         return await one.until_serving() if wait else one
 

@@ -13,8 +13,8 @@ import pytest_asyncio
 
 from tests.clients.table import Table
 from tests.clients.talking import KINDS, Client, missing
-from tests.conftest import SHARED, SMALL_MODELS
-from tests.fakes.running import Sidecar, model_row, provider_tables, serving
+from tests.conftest import usual_tables
+from tests.fakes.running import Sidecar, model_row, serving
 from tests.fakes.upstream import Upstream
 
 _MOST_MODELS = 160
@@ -56,7 +56,7 @@ def table(pytestconfig: pytest.Config) -> Table:
 async def door(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sidecar]:
     """A sidecar that clients speak to by HTTP."""
     models = "".join(model_row(f"client-{i}", "compatible") for i in range(_MOST_MODELS))
-    tables = SHARED + provider_tables(upstream.url, "compatible") + SMALL_MODELS + models
+    tables = usual_tables(upstream.url) + models
     async with serving(tmp_path_factory.mktemp("door"), tables) as running:
         yield running
 

@@ -11,8 +11,8 @@ from tests.clients import installing
 from tests.clients.obedient import Obedient
 from tests.clients.table import Table
 from tests.clients.talking import PROGRAMS
-from tests.conftest import SHARED, SMALL_MODELS
-from tests.fakes.running import model_row, provider_tables, serving
+from tests.conftest import usual_tables
+from tests.fakes.running import model_row, serving
 
 _LEAST = 40  # tests that have to pass, so that a version that collects none is noticed
 _LOOP = ("-o", "asyncio_default_test_loop_scope=session", "-o", "asyncio_default_fixture_loop_scope=session", "-o", "asyncio_mode=auto")
@@ -23,12 +23,7 @@ _ALONE = ("--noconftest", "-c", "/dev/null", "--rootdir", str(PROGRAMS), "-p", "
 async def test_standard_tests_of_langchain(tmp_path: Path, table: Table) -> None:
     python = await asyncio.to_thread(installing.python, "langchain")
     async with Obedient() as model:
-        tables = (
-            SHARED
-            + provider_tables(model.url, "compatible")
-            + SMALL_MODELS
-            + "".join(model_row(f"client-{i}", "compatible") for i in range(2))
-        )
+        tables = usual_tables(model.url) + "".join(model_row(f"client-{i}", "compatible") for i in range(2))
         environ = {"PATH": os.environ["PATH"], "TIKTOKEN_CACHE_DIR": str(await asyncio.to_thread(installing.vocabulary))}
         # Of a way to ask for structured answers, LangChain asks that tools be not called in parallel: the played provider knows the word.
         async with serving(tmp_path, tables, http='unknown_parameters = "pass"') as sidecar:

@@ -115,6 +115,15 @@ class Sidecar:
     def log(self) -> str:
         return self._log.read_text()
 
+    async def logged(self, *words: str, within_s: float = 10) -> str:
+        """The first line of the log that has all of these words; lines are written a moment later. Raises TimeoutError."""
+        async with asyncio.timeout(within_s):
+            while True:
+                for line in self.log.splitlines():
+                    if all(word in line for word in words):
+                        return line
+                await asyncio.sleep(0.02)
+
     async def serving(self, service: str = "") -> bool:
         """What health says; False also while nobody listens."""
         try:

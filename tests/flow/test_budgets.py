@@ -320,9 +320,7 @@ async def test_dear_calls_are_told_of_throttled_and_halted(start_own, upstream):
 
     answer = await sidecar.llm.Generate(dear())
     assert (answer.model, answer.cost.nano_usd) == (M, COST)
-    async with asyncio.timeout(10):
-        while '"dear call"' not in sidecar.log:  # noqa: ASYNC110  (another process's file)
-            await asyncio.sleep(0.05)
+    await sidecar.logged('"dear call"')
     assert not await events(sidecar, "dear_call")
     await sidecar.llm.Generate(dear(300))
     await sidecar.llm.Generate(dear(300))

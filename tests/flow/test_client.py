@@ -93,16 +93,9 @@ async def test_a_text_is_a_prompt_and_the_client_says_who_asks(sidecar, upstream
     assert (answer.text, answer.model) == ("Hello, world!", model)
     assert request.caller == Caller(user="bob")  # the request stays the user's own
     assert (await client.ask("generate", "Hi")).text == "Hello, world!"
-    lines = [line for line in sidecar.log.splitlines() if f'"tenant":"{tenant}"' in line] or await _logged(sidecar, tenant)
-    assert '"user":"bob"' in lines[0]
-    assert '"service":"flow"' in lines[0]
-
-
-async def _logged(sidecar: Any, tenant: str) -> list[str]:
-    async with asyncio.timeout(5):
-        while not (found := [line for line in sidecar.log.splitlines() if f'"tenant":"{tenant}"' in line]):  # noqa: ASYNC110  (another process's)
-            await asyncio.sleep(0.05)
-    return found
+    line = await sidecar.logged(f'"tenant":"{tenant}"')
+    assert '"user":"bob"' in line
+    assert '"service":"flow"' in line
 
 
 async def test_pieces_arrive_while_the_provider_still_speaks(sidecar, upstream, fresh, connect):

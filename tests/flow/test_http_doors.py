@@ -6,17 +6,21 @@ import asyncio
 import hashlib
 import socket
 import ssl
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import grpc
 import pytest
+import pytest_asyncio
 import trustme
 
 from sidecar.v1 import llm_pb2 as pb
 from sidecar.v1 import llm_pb2_grpc, ops_pb2, ops_pb2_grpc
+from tests.conftest import usual_tables
 from tests.fakes.running import Sidecar, free_port, serving, spawn, start
+from tests.fakes.upstream import Upstream
 from tests.flow.reading import failed
 from tests.flow.test_commands import sidecar_command
 
@@ -51,42 +55,48 @@ async def ask(sidecar: Sidecar, body: dict[str, Any] | None = None, path: str = 
         return response.status, await (response.json() if response.content_type == "application/json" else response.text())
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def guarded(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sidecar]:
+    """A sidecar that lets in who has one of the tokens."""
+    async with serving(tmp_path_factory.mktemp("guarded"), usual_tables(upstream.url) + TOKENS) as running:
+        yield running
+
+
 # --- tokens -----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "headers", [{}, {"authorization": ORACLE}, bearer("wrong"), bearer(hashed(ORACLE)), bearer(OPERATOR), {"x-api-key": "no"}]
 )
-async def test_without_a_known_token_nobody_gets_in(start_sidecar, headers):
-    sidecar = await start_sidecar(TOKENS)
+async def test_without_a_known_token_nobody_gets_in(guarded, headers):
     for path in ("/v1/generate", "/v1/stream", "/v1/count_tokens", "/v1/nothing"):
-        status, said = await ask(sidecar, path=path, **headers)
+        status, said = await ask(guarded, path=path, **headers)
         assert (status, said["error"]["reason"], said["error"]["code"]) == (401, "UNAUTHENTICATED", "UNAUTHENTICATED")
     metadata = tuple(headers.items())
-    got = await failed(sidecar.llm.Generate(pb.GenerateRequest(prompt="hi", model="echo/echo"), metadata=metadata))
+    got = await failed(guarded.llm.Generate(pb.GenerateRequest(prompt="hi", model="echo/echo"), metadata=metadata))
     assert (got.code, got.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
-    got = await failed(sidecar.llm.CountTokens(pb.CountTokensRequest(generate=pb.GenerateRequest(prompt="hi")), metadata=metadata))
+    got = await failed(guarded.llm.CountTokens(pb.CountTokensRequest(generate=pb.GenerateRequest(prompt="hi")), metadata=metadata))
     assert got.reason == "UNAUTHENTICATED"
 
 
-async def test_token_says_who_asks(start_sidecar, upstream):
-    sidecar = await start_sidecar(TOKENS)
+async def test_token_says_who_asks(guarded, upstream):
     operator = tuple(bearer(OPERATOR).items())
     model = "compatible-default"
 
     async def used(tenant: str) -> int:
         asked = ops_pb2.ExplainRequest(generate=pb.GenerateRequest(prompt="?", model=model, caller=pb.Caller(tenant=tenant)))
-        explained = await sidecar.ops.Explain(asked, metadata=operator)
+        explained = await guarded.ops.Explain(asked, metadata=operator)
         return sum(view.used_nano_usd for view in explained.accounts if view.name.startswith(f"tenant:{tenant}:"))
 
-    status, said = await ask(sidecar, {"prompt": "hi", "model": model}, **bearer(ORACLE))
+    before = await used("acme")
+    status, said = await ask(guarded, {"prompt": "hi", "model": model}, **bearer(ORACLE))
     assert status == 200
     first = int(said["cost"]["nano_usd"])
-    assert await used("acme") == first > 0
+    assert await used("acme") - before == first > 0
     request = pb.GenerateRequest(prompt="hi", model=model, caller=pb.Caller(tenant="acme", node="oracle.summary"))
-    reply = await sidecar.llm.Generate(request, metadata=tuple(bearer(ORACLE).items()))
-    assert await used("acme") == first + reply.cost.nano_usd
-    status, said = await ask(sidecar, {"prompt": "hi", "model": model}, **{"x-api-key": WEAVER, "x-sidecar-tenant": "globex"})
+    reply = await guarded.llm.Generate(request, metadata=tuple(bearer(ORACLE).items()))
+    assert await used("acme") - before == first + reply.cost.nano_usd
+    status, said = await ask(guarded, {"prompt": "hi", "model": model}, **{"x-api-key": WEAVER, "x-sidecar-tenant": "globex"})
     assert status == 200
     assert await used("globex") == int(said["cost"]["nano_usd"])
     assert await used("default") == 0
@@ -102,27 +112,25 @@ async def test_token_says_who_asks(start_sidecar, upstream):
         ({"node": "core.mcp_tool"}, {}, "caller.node"),
     ],
 )
-async def test_call_may_not_say_otherwise_than_its_token(start_sidecar, caller, headers, field):
-    sidecar = await start_sidecar(TOKENS)
-    status, said = await ask(sidecar, {"prompt": "hi", "model": "echo/echo", "caller": caller}, **bearer(ORACLE), **headers)
+async def test_call_may_not_say_otherwise_than_its_token(guarded, caller, headers, field):
+    status, said = await ask(guarded, {"prompt": "hi", "model": "echo/echo", "caller": caller}, **bearer(ORACLE), **headers)
     assert status in (400, 403)
     assert said["error"]["field"] == field
     metadata = tuple((bearer(ORACLE) | headers).items())
-    got = await failed(sidecar.llm.Generate(pb.GenerateRequest(prompt="hi", caller=pb.Caller(**caller)), metadata=metadata))
+    got = await failed(guarded.llm.Generate(pb.GenerateRequest(prompt="hi", caller=pb.Caller(**caller)), metadata=metadata))
     assert got.field == field
     assert got.code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT)
 
 
-async def test_operators_have_a_token_of_their_own(start_sidecar):
-    sidecar = await start_sidecar(TOKENS)
+async def test_operators_have_a_token_of_their_own(guarded):
     for headers in ({}, bearer(ORACLE), bearer("wrong")):
-        for call in (sidecar.ops.GetStatus(ops_pb2.GetStatusRequest(), metadata=tuple(headers.items())),):
-            assert (await failed(call)).code == grpc.StatusCode.UNAUTHENTICATED
-        got = await failed(sidecar.ops.Drain(ops_pb2.DrainRequest(), metadata=tuple(headers.items())))
+        got = await failed(guarded.ops.GetStatus(ops_pb2.GetStatusRequest(), metadata=tuple(headers.items())))
+        assert got.code == grpc.StatusCode.UNAUTHENTICATED
+        got = await failed(guarded.ops.Drain(ops_pb2.DrainRequest(), metadata=tuple(headers.items())))
         assert got.reason == "UNAUTHENTICATED"
-    status = await sidecar.ops.GetStatus(ops_pb2.GetStatusRequest(), metadata=tuple(bearer(OPERATOR).items()))
+    status = await guarded.ops.GetStatus(ops_pb2.GetStatusRequest(), metadata=tuple(bearer(OPERATOR).items()))
     assert not status.draining
-    assert await sidecar.serving()  # health asks for nothing
+    assert await guarded.serving()  # health asks for nothing
 
 
 async def test_operators_token_alone_leaves_calls_open(start_sidecar):
@@ -138,14 +146,13 @@ async def test_without_an_operators_token_callers_are_no_operators(start_sidecar
         assert (got.code, got.reason) == (grpc.StatusCode.PERMISSION_DENIED, "NOT_ALLOWED")
 
 
-async def test_stream_is_resumed_by_its_own_token_only(start_sidecar, upstream):
-    sidecar = await start_sidecar(TOKENS)
+async def test_stream_is_resumed_by_its_own_token_only(guarded, upstream):
     body = {"prompt": "hi", "model": "compatible-default"}
-    status, text = await ask(sidecar, body, "/v1/stream", **bearer(ORACLE), **{"x-sidecar-resume": "true"})
+    status, text = await ask(guarded, body, "/v1/stream", **bearer(ORACLE), **{"x-sidecar-resume": "true"})
     assert status == 200
     event_id = text.partition("id: ")[2].partition("\n")[0]
     for token, expected in ((WEAVER, 410), (ORACLE, 200)):
-        status, _ = await ask(sidecar, {}, "/v1/stream", **bearer(token), **{"last-event-id": event_id})
+        status, _ = await ask(guarded, {}, "/v1/stream", **bearer(token), **{"last-event-id": event_id})
         assert status == expected
 
 
@@ -168,9 +175,8 @@ async def test_secrets_are_told_nowhere(tmp_path, upstream):
 
 
 @pytest.mark.parametrize("flags", [(), ("--stream",)])
-async def test_ask_takes_its_token_from_the_environment(start_sidecar, flags):
-    sidecar = await start_sidecar(TOKENS)
-    words = ("ask", *flags, "--target", sidecar.target, "--model", "echo/echo", "hi")
+async def test_ask_takes_its_token_from_the_environment(guarded, flags):
+    words = ("ask", *flags, "--target", guarded.target, "--model", "echo/echo", "hi")
     status, out, _ = await sidecar_command(*words, environ={"LLM_TOKEN": ORACLE})
     assert (status, out.splitlines()[0]) == (0, "hi")
     status, _, err = await sidecar_command(*words)
@@ -364,10 +370,7 @@ async def test_other_addresses_are_served_once_callers_are_known(tmp_path):
     sidecar._log = tmp_path / "log"
     sidecar.channel = grpc.aio.insecure_channel(sidecar.target)
     try:
-        async with asyncio.timeout(30):
-            while '"serving"' not in sidecar.log:
-                assert sidecar.process.returncode is None, sidecar.log
-                await asyncio.sleep(0.05)
+        await sidecar.logged('"serving"', within_s=30)
         assert (await ask(sidecar))[0] == 401
         assert (await ask(sidecar, **bearer(WEAVER)))[0] == 200
         assert "unencrypted" in sidecar.log
@@ -396,6 +399,6 @@ async def test_door_can_be_off(tmp_path):
     sidecar = Sidecar(await spawn(settings, tmp_path / "log"), int(target.rpartition(":")[2]), 0, tmp_path / "log")
     try:
         await sidecar.until_serving()
-        assert "http://" not in next(line for line in sidecar.log.splitlines() if '"serving"' in line)
+        assert "http://" not in await sidecar.logged('"serving"')
     finally:
         assert await sidecar.stop() == 0

@@ -9,6 +9,8 @@ import aiohttp
 import pytest_asyncio
 
 from sidecar.v1 import ops_pb2
+from tests.conftest import usual_tables
+from tests.fakes.running import serving
 from tests.fakes.script import Fail, Say, Tool
 from tests.flow.events import Event, ask, events
 from tests.flow.reading import account, settled_once
@@ -146,10 +148,12 @@ async def test_connection_is_kept_for_the_next_request(sidecar, upstream, fresh)
 RESUMABLE = {"x-sidecar-resume": "true"}
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def patient(start_sidecar):
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def patient(upstream, tmp_path_factory):
     """A sidecar whose streams say something twice a second, and live on without a client for a while."""
-    return await start_sidecar(http="heartbeat_ms = 300\nresume_ms = 1500\nresume_bytes = 20_000")
+    http = "heartbeat_ms = 300\nresume_ms = 1500\nresume_bytes = 20_000"
+    async with serving(tmp_path_factory.mktemp("patient"), usual_tables(upstream.url), http=http) as running:
+        yield running
 
 
 async def begin(http, sidecar, model: str, tenant: str = "", pieces: int = 1) -> tuple[aiohttp.ClientResponse, list[Event]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import grpc
 
 from sidecar.v1 import llm_pb2 as pb
@@ -17,9 +15,7 @@ async def test_status_shows_what_was_noticed_at_start(start_sidecar):
     status = await sidecar.ops.GetStatus(ops_pb2.GetStatusRequest())
     assert "provider openai is skipped: it has no key" in status.notices
     assert not any("compatible" in notice or "echo" in notice for notice in status.notices)
-    async with asyncio.timeout(5):
-        while '"message":"serving"' not in sidecar.log:  # noqa: ASYNC110  (lines are written a moment later)
-            await asyncio.sleep(0.02)
+    await sidecar.logged('"message":"serving"')
     for notice in status.notices:
         assert sidecar.log.count(notice) == 1
 

@@ -16,7 +16,8 @@ import pytest_asyncio
 
 from sidecar.v1 import llm_pb2 as pb
 from sidecar.v1 import ops_pb2
-from tests.fakes.running import Sidecar, model_row
+from tests.conftest import usual_tables
+from tests.fakes.running import Sidecar, model_row, serving
 from tests.fakes.script import Fail, Say, Tokens
 from tests.flow.reading import account, failed, streamed
 from tests.flow.test_commands import sidecar_command
@@ -184,16 +185,9 @@ async def test_bad_requests(kept, method, request_, code, field, words):
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def kept(upstream, tmp_path_factory) -> AsyncIterator[Sidecar]:
     """One sidecar with a log, for tests that change nothing."""
-    from tests.conftest import SHARED, SMALL_MODELS
-    from tests.fakes.running import provider_tables, start
-
     folder = tmp_path_factory.mktemp("kept")
-    tables = SHARED + provider_tables(upstream.url, "compatible") + SMALL_MODELS
-    one = await (await start(folder, tables, f'data_dir = "{folder}/data"')).until_serving()
-    try:
+    async with serving(folder, usual_tables(upstream.url), f'data_dir = "{folder}/data"') as one:
         yield one
-    finally:
-        await one.stop(within_s=3)
 
 
 async def test_without_a_folder_there_is_no_log_and_it_is_said(sidecar):
