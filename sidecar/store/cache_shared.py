@@ -301,7 +301,8 @@ class SharedAnswers:
                     await self._look()
                     if writer.done():
                         writer.result()
-                    await ear.get_message(ignore_subscribe_messages=True, timeout=_LOOK_S)
+                    async with asyncio.timeout(_LOOK_S + _ANSWER_S):  # it may connect anew, and greet a server that does not answer
+                        await ear.get_message(ignore_subscribe_messages=True, timeout=_LOOK_S)
             finally:
                 writer.cancel()
                 await asyncio.gather(writer, return_exceptions=True)

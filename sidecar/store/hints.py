@@ -112,7 +112,8 @@ class Hints:
     async def _listen(self, ear: PubSub) -> None:
         asked = False
         while True:
-            message: dict[str, Any] | None = await ear.get_message(timeout=_PING_S)
+            async with asyncio.timeout(_PING_S + _ANSWER_S):  # it may connect anew, and greet a server that does not answer
+                message: dict[str, Any] | None = await ear.get_message(timeout=_PING_S)
             if message is not None:
                 asked = False
                 if message["type"] == "message":
