@@ -80,17 +80,15 @@ class WatchedLedger:
     def _check_denial(self, caller, denial, accounts, ask, now_ns):
         """A refusal is true: that account, and none before it, has not so much left."""
         entered = {name: self.books.sums(name, rule.window, now_ns) for name, rule in accounts}
-        if denial.reason == "lease":
-            return
         rule = dict(accounts)[denial.account]
         sums = entered[denial.account]
         if denial.reason == "frozen" and denial.account in self.books.frozen:
             return
         if denial.reason == "closed" and denial.account in self.books.closing:
             return
-        limits = self._limits(rule, sums)
+        limits = (rule.lease_nano_usd, rule.lease_tokens) if denial.reason == "lease" else self._limits(rule, sums)
         fits = [limit is None or sums.used[unit] + sums.held[unit] + ask[unit] <= limit for unit, limit in enumerate(limits)]
-        if denial.reason != "limit" or rule.mode != "refuse" or all(fits):
+        if denial.reason not in ("limit", "lease") or rule.mode != "refuse" or all(fits):
             self._watch.broken(caller, f"{denial.account} refuses for its {denial.reason}, and has room: {sums} of {limits}, asked {ask}")
 
     def _compare(self, who, accounts):

@@ -10,13 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from sidecar import one_try, pipeline
 from sidecar._core import Refusal
 from sidecar.answer import Answer
+from sidecar.caching import Batch
 from sidecar.policies import admission
 from sidecar.policies.breakers import TargetBreaker
 from sidecar.policies.places import Places
+from sidecar.policies.quotas import Quotas
 from sidecar.policies.retries import NEXT, Retries
 from sidecar.stages import attempt
 from tests.sim.seeds import play
@@ -168,6 +171,24 @@ def tenants_have_no_limit(patch):
     patch.setattr(admission.TenantLimits, "take", take)
 
 
+def quotas_are_not_kept(patch):
+    patch.setattr(Quotas, "of", lambda quotas, candidate: None)
+
+
+def what_is_held_back_is_sent_on(patch):
+    patch.setattr(one_try, "_on_cut", lambda call: "fail")
+
+
+def vectors_are_mixed_up(patch):
+    whole = Batch.whole
+
+    def reversed_(batch, reply):
+        found = whole(batch, reply)
+        return replace(found, vectors=list(found.vectors)[::-1])
+
+    patch.setattr(Batch, "whole", reversed_)
+
+
 BROKEN = {
     half_open_lets_all_through: "half open and lets",
     breaker_counts_nothing: "did not open",
@@ -190,6 +211,9 @@ BROKEN = {
     silence_is_cut_short: "is given up after",
     waits_for_an_open_breaker: "s after the breaker of",
     tenants_have_no_limit: "of tenant",
+    quotas_are_not_kept: "a minute",
+    what_is_held_back_is_sent_on: "that it wanted whole",
+    vectors_are_mixed_up: "its vectors are nobody's",
 }
 
 
