@@ -53,6 +53,11 @@ class View(Struct):
     others: dict[str, Told]
     texts: tuple[Part, ...]
 
+    @property
+    def is_moving(self) -> bool:
+        """Other pods hold something for calls in flight."""
+        return any(other.held or any(tally.pending_input for tally in other.tallies.values()) for other in self.others.values())
+
 
 class Own(Struct, eq=False):
     """This pod's part of a run. One word on it is under way at a time (`lock`). `seen` are steps that any pod is known to have made."""

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from sidecar._core import Ledger, Rule
 from sidecar.call import Call
-from sidecar.errors import InvalidRequest, Overloaded, StoreFailed
+from sidecar.errors import BudgetExceeded, InvalidRequest, Overloaded, SidecarError, StoreFailed
 from sidecar.policies.run_rules import is_closed, objection, over_limit
 from sidecar.policies.runs import MOST_STEPS_SEEN, Run, RunPlan, Runs, account_of, check, summary
 from sidecar.policies.shared_run_parts import AllPods, Hold, Own, catch_up_with_ledger, hold_of, step_words, whole
@@ -34,6 +34,7 @@ _TRUST_NS = 3_000_000_000  # after a look this pod knows that no other run has a
 _TRUST_MS = 3_500  # for so long the others wait for it when they open one: longer, as clocks run at different speeds
 _PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 _TELL_AGAIN_S = 0.5
+_ON_ITS_WAY_S = 0.03  # to other pods: what a call that has just ended did cost
 _TURNS = 100  # of a call, when other pods are always faster
 _BEYOND = 1_000_000
 _WARN_PERCENT = 80
@@ -191,15 +192,29 @@ class SharedRuns:
         own = self._owns.get(key)
         if own is None or own.run is not run:
             raise is_closed(run.account, run.plan.run)
+        try:
+            if await self._try(own, key, call, reservation):
+                return
+            await asyncio.sleep(_ON_ITS_WAY_S)
+            await self._try(own, key, call, reservation, is_last=True)
+        except BaseException:
+            self._mark(own)  # the answer may have been lost: what is held there for this call is taken back
+            raise
+
+    async def _try(self, own: Own, key: Key, call: Call, reservation: int, *, is_last: bool = False) -> bool:
+        """False: it is refused, but perhaps only because what has just ended at another pod is not told yet."""
         async with own.lock:
             if not own.is_kept:
                 await self._keep()  # before anything is held: the process after this one must know that it has a part in the run
                 own.is_kept = True
-            try:
-                await self._enter(own, key, call, reservation)
-            except BaseException:
-                self._mark(own)  # the answer may have been lost: what is held there for this call is taken back
-                raise
+            found = await self._enter(own, key, call, reservation)
+        if found is None:
+            return True
+        if not is_last and isinstance(found, BudgetExceeded) and own.view is not None and own.view.is_moving:
+            own.is_outdated()
+            return False
+        self._refused(own, call.agent)
+        raise found
 
     def has_ended(self, call: Call, reservation: int) -> None:
         """The call's usage and cost are known; the others are told at once, beside the calls."""
@@ -346,7 +361,8 @@ class SharedRuns:
 
     # --- inside: calls
 
-    async def _enter(self, own: Own, key: Key, call: Call, reservation: int) -> None:
+    async def _enter(self, own: Own, key: Key, call: Call, reservation: int) -> SidecarError | None:
+        """Returns what the plan has against the call; None: it is let in."""
         run, step, is_fresh = own.run, call.request.caller.step, False
         agent = call.agent
         for _ in range(_TURNS):
@@ -359,8 +375,7 @@ class SharedRuns:
             if own.view is not None:
                 found = objection(run, call, standing) or over_limit(standing.accounts(agent), call, standing)
                 if found is not None and is_fresh:
-                    self._refused(own, agent)
-                    raise found
+                    return found
             hold = hold_of(run, call, is_again, own.view is not None and own.view.named >= MOST_STEPS_SEEN)
             named = _step(agent, step) if step and (hold.step or is_again) else ""
             version = own.view.version if own.view is not None and found is None else 0
@@ -373,7 +388,7 @@ class SharedRuns:
                     self._runs.note(run)
                     if known := self._open.get(key):
                         known.used_ms = run.used_ms
-                    return
+                    return None
                 case "state":
                     own.hear(heard, self._place.pod, agent, step)
                     is_fresh = True
