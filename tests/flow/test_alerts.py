@@ -320,7 +320,7 @@ async def test_a_redis_that_does_not_answer_keeps_no_alert_back_and_when_it_does
 
 async def test_what_all_pods_have_spent_together_is_told_where_none_has_alone(server, start_own, hooks):
     limits = '[limits]\ntenant_day_usd = "0.001"\n[budgets.company_day_warning]\nlimit_usd = "0.0006"\n'
-    tables = limits + f'[redis]\nurl = "{server.url}"\n' + chat(hooks) + webhook(hooks)
+    tables = limits + f'[redis]\nurl = "{server.url}"\n[fleet]\nlearn_ms = 500\n' + chat(hooks) + webhook(hooks)
     pods = [await start_own(tables), await start_own(tables)]
     for _ in range(11):  # of 0.000039 USD, at each pod: 43 % of the tenant's day
         for one in pods:

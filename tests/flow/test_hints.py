@@ -226,7 +226,7 @@ async def test_a_wrong_password_at_start_is_told_and_calls_go_on(start_sidecar, 
         assert (await one.llm.Generate(pb.GenerateRequest(prompt="hi"), timeout=5)).text
         assert (await one.metrics())("llm_redis_up") == 0
         assert "not-the-password" not in one.log
-        right = await start_sidecar(f'[redis]\nurl = "{server.url}"\npassword = "the-right-one"\n')
+        right = await start_sidecar(f'{ALONE}[redis]\nurl = "{server.url}"\npassword = "the-right-one"\n')
         await until_up(right)
         assert "the-right-one" not in right.log
 
