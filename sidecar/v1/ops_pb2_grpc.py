@@ -398,9 +398,10 @@ class OpsServiceServicer:
 
     def OpenRun(self, request, context):
         """OpenRun begins a run with a plan: from now on the calls of that tenant and run are held to it. The first call may bring the plan along
-        instead (caller.run_plan). A run that is open with the same plan goes on. A run is this sidecar's own: other pods do not know of it.
+        instead (caller.run_plan). A run that is open with the same plan goes on. With a Redis it is a run of all pods, else this sidecar's own.
 
         INVALID_ARGUMENT: a plan that cannot be, or another one than the open run's. RESOURCE_EXHAUSTED (OVERLOADED): 10,000 runs are open.
+        UNAVAILABLE (STORE_FAILED): it could not be written down, or the Redis that pods share is away.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -410,14 +411,14 @@ class OpsServiceServicer:
         """CloseRun ends a run and says what it used. Later calls of it are refused, until it is opened again or 10,000 others were closed.
 
         A run of which no call came for limits.run_idle_hours is closed by itself; its summary is an event of kind `run`. NOT_FOUND: no such
-        run is open.
+        run is open. UNAVAILABLE (STORE_FAILED): the Redis that pods share is away, or is being told again what it has lost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRuns(self, request, context):
-        """ListRuns lists open runs and what they have used. INVALID_ARGUMENT: the limit is out of range.
+        """ListRuns lists open runs and what they have used. INVALID_ARGUMENT: the limit is out of range. UNAVAILABLE: as CloseRun.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

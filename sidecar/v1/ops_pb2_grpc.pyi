@@ -138,18 +138,19 @@ class OpsServiceStub:
     """ListReservations lists what calls in flight hold. INVALID_ARGUMENT: the limit is out of range."""
     OpenRun: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.OpenRunRequest, _budgets_pb2.OpenRunResponse]
     """OpenRun begins a run with a plan: from now on the calls of that tenant and run are held to it. The first call may bring the plan along
-    instead (caller.run_plan). A run that is open with the same plan goes on. A run is this sidecar's own: other pods do not know of it.
+    instead (caller.run_plan). A run that is open with the same plan goes on. With a Redis it is a run of all pods, else this sidecar's own.
 
     INVALID_ARGUMENT: a plan that cannot be, or another one than the open run's. RESOURCE_EXHAUSTED (OVERLOADED): 10,000 runs are open.
+    UNAVAILABLE (STORE_FAILED): it could not be written down, or the Redis that pods share is away.
     """
     CloseRun: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.CloseRunRequest, _budgets_pb2.CloseRunResponse]
     """CloseRun ends a run and says what it used. Later calls of it are refused, until it is opened again or 10,000 others were closed.
 
     A run of which no call came for limits.run_idle_hours is closed by itself; its summary is an event of kind `run`. NOT_FOUND: no such
-    run is open.
+    run is open. UNAVAILABLE (STORE_FAILED): the Redis that pods share is away, or is being told again what it has lost.
     """
     ListRuns: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.ListRunsRequest, _budgets_pb2.ListRunsResponse]
-    """ListRuns lists open runs and what they have used. INVALID_ARGUMENT: the limit is out of range."""
+    """ListRuns lists open runs and what they have used. INVALID_ARGUMENT: the limit is out of range. UNAVAILABLE: as CloseRun."""
     CacheLookup: _grpc.UnaryUnaryMultiCallable[_cache_pb2.CacheLookupRequest, _cache_pb2.CacheLookupResponse]
     """CacheLookup says what the cache would do with a call, and why: the answers it considers, and what speaks for or against each.
 
@@ -278,18 +279,19 @@ class OpsServiceAsyncStub(OpsServiceStub):
     """ListReservations lists what calls in flight hold. INVALID_ARGUMENT: the limit is out of range."""
     OpenRun: _aio.UnaryUnaryMultiCallable[_budgets_pb2.OpenRunRequest, _budgets_pb2.OpenRunResponse]  # type: ignore[assignment]
     """OpenRun begins a run with a plan: from now on the calls of that tenant and run are held to it. The first call may bring the plan along
-    instead (caller.run_plan). A run that is open with the same plan goes on. A run is this sidecar's own: other pods do not know of it.
+    instead (caller.run_plan). A run that is open with the same plan goes on. With a Redis it is a run of all pods, else this sidecar's own.
 
     INVALID_ARGUMENT: a plan that cannot be, or another one than the open run's. RESOURCE_EXHAUSTED (OVERLOADED): 10,000 runs are open.
+    UNAVAILABLE (STORE_FAILED): it could not be written down, or the Redis that pods share is away.
     """
     CloseRun: _aio.UnaryUnaryMultiCallable[_budgets_pb2.CloseRunRequest, _budgets_pb2.CloseRunResponse]  # type: ignore[assignment]
     """CloseRun ends a run and says what it used. Later calls of it are refused, until it is opened again or 10,000 others were closed.
 
     A run of which no call came for limits.run_idle_hours is closed by itself; its summary is an event of kind `run`. NOT_FOUND: no such
-    run is open.
+    run is open. UNAVAILABLE (STORE_FAILED): the Redis that pods share is away, or is being told again what it has lost.
     """
     ListRuns: _aio.UnaryUnaryMultiCallable[_budgets_pb2.ListRunsRequest, _budgets_pb2.ListRunsResponse]  # type: ignore[assignment]
-    """ListRuns lists open runs and what they have used. INVALID_ARGUMENT: the limit is out of range."""
+    """ListRuns lists open runs and what they have used. INVALID_ARGUMENT: the limit is out of range. UNAVAILABLE: as CloseRun."""
     CacheLookup: _aio.UnaryUnaryMultiCallable[_cache_pb2.CacheLookupRequest, _cache_pb2.CacheLookupResponse]  # type: ignore[assignment]
     """CacheLookup says what the cache would do with a call, and why: the answers it considers, and what speaks for or against each.
 
@@ -559,9 +561,10 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_budgets_pb2.OpenRunResponse, _abc.Awaitable[_budgets_pb2.OpenRunResponse]]:
         """OpenRun begins a run with a plan: from now on the calls of that tenant and run are held to it. The first call may bring the plan along
-        instead (caller.run_plan). A run that is open with the same plan goes on. A run is this sidecar's own: other pods do not know of it.
+        instead (caller.run_plan). A run that is open with the same plan goes on. With a Redis it is a run of all pods, else this sidecar's own.
 
         INVALID_ARGUMENT: a plan that cannot be, or another one than the open run's. RESOURCE_EXHAUSTED (OVERLOADED): 10,000 runs are open.
+        UNAVAILABLE (STORE_FAILED): it could not be written down, or the Redis that pods share is away.
         """
 
     @_abc_1.abstractmethod
@@ -573,7 +576,7 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
         """CloseRun ends a run and says what it used. Later calls of it are refused, until it is opened again or 10,000 others were closed.
 
         A run of which no call came for limits.run_idle_hours is closed by itself; its summary is an event of kind `run`. NOT_FOUND: no such
-        run is open.
+        run is open. UNAVAILABLE (STORE_FAILED): the Redis that pods share is away, or is being told again what it has lost.
         """
 
     @_abc_1.abstractmethod
@@ -582,7 +585,7 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _budgets_pb2.ListRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_budgets_pb2.ListRunsResponse, _abc.Awaitable[_budgets_pb2.ListRunsResponse]]:
-        """ListRuns lists open runs and what they have used. INVALID_ARGUMENT: the limit is out of range."""
+        """ListRuns lists open runs and what they have used. INVALID_ARGUMENT: the limit is out of range. UNAVAILABLE: as CloseRun."""
 
     @_abc_1.abstractmethod
     def CacheLookup(
