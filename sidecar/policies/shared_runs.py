@@ -20,7 +20,7 @@ from msgspec.json import decode, encode
 from msgspec.structs import replace
 
 from sidecar._core import Ledger, Rule
-from sidecar.call import Call
+from sidecar.call import Call, GenerateRequest
 from sidecar.errors import BudgetExceeded, InvalidRequest, Overloaded, SidecarError, StoreFailed
 from sidecar.policies.run_rules import is_closed, objection, over_limit
 from sidecar.policies.runs import MOST_STEPS_SEEN, Run, RunPlan, Runs, account_of, check, summary
@@ -375,6 +375,8 @@ class SharedRuns:
             if own.view is not None:
                 found = objection(run, call, standing) or over_limit(standing.accounts(agent), call, standing)
                 if found is not None and is_fresh:
+                    if _shortened(call, found):
+                        continue
                     return found
             hold = hold_of(run, call, is_again, own.view is not None and own.view.named >= MOST_STEPS_SEEN)
             named = _step(agent, step) if step and (hold.step or is_again) else ""
@@ -627,6 +629,17 @@ class SharedRuns:
     def _learning(self, heard: Heard) -> StoreFailed:
         why = "the Redis that pods share has lost its memory and is being told again of runs; try again after a while"
         return StoreFailed(why, retry_after_ms=heard.number or _AGAIN_MS)
+
+
+def _shortened(call: Call, found: SidecarError) -> bool:
+    """Let the call put out what is left for its agent, where its caller wants no more than that: other pods have used some meanwhile."""
+    if not isinstance(found, BudgetExceeded) or found.unit != "tokens" or not found.account.endswith(":output"):
+        return False
+    left = found.limit - found.used
+    if not isinstance(call.request, GenerateRequest) or call.request.max_output_tokens is not None or left < 1:
+        return False
+    call.candidates = tuple(replace(one, max_output_tokens=min(one.max_output_tokens, left)) for one in call.candidates)
+    return True
 
 
 def _text(key: Key) -> str:

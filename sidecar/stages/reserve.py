@@ -19,7 +19,7 @@ async def reserve(engine: Engine, call: Call) -> None:
     """Hold the dearest candidate's price, so that concurrent calls can never overspend together.
 
     It waits only where pods share the budgets and what this one has leased is too little (`fleet.wait_ms`), and for the word of all pods on
-    a call of a run that has a plan. Writes reservation,
+    a call of a run that has a plan, which may lower its candidates' output to what is left for its agent. Writes reservation,
     max_nano_usd (nano-USD) and max_tokens. Raises BudgetExceeded with the account, its limit, what is used and when it resets; NotAllowed
     for what the plan of the call's run does not have; StoreFailed where nothing is to be spent that cannot be written down, or the other
     pods cannot be asked. Then nothing is held.

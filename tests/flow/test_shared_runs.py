@@ -167,3 +167,14 @@ async def test_a_plan_that_the_first_calls_bring_to_two_pods_and_a_top_up_at_a_t
     assert (run.balance.limit_nano_usd, run.balance.used_nano_usd) == (25 * COST, 3 * COST)
     for each in (one, two, three):
         assert await each.stop() == 0
+
+
+@one_server
+async def test_an_agent_at_two_pods_puts_out_what_both_have_left(pod, upstream):
+    one, two = await pod("one"), await pod("two")
+    await opened(one, "long", total_nano_usd=10**9, agents=[share("a", model=M, max_output_tokens=100)])
+    for each, times in ((one, 1), (two, 2), (one, 1)):
+        for _ in range(times):
+            await each.llm.Generate(ask("long", "a", model="", max_output_tokens=None))
+    assert [asked.body["max_tokens"] for asked in upstream.asked(M)][-4:] == [100, 93, 86, 79]
+    assert [(a.calls, a.output_tokens) for a in (await closed(two, "long")).agents] == [(4, 28)]

@@ -34,7 +34,7 @@ def call(
     run: str = "r", agent: str = "", step: int = 0, *, usd: int = 10, size: tuple[int, int] = (10, 10), plan: RunPlan | None = None
 ) -> Call:
     """A call that may cost so many nano-dollars."""
-    request = GenerateRequest(prompt="hi", caller=Caller(step=step, run_plan=plan))
+    request = GenerateRequest(prompt="hi", caller=Caller(step=step, run_plan=plan), max_output_tokens=size[1])
     made = Call(id="c", operation="generate", request=request, metadata={}, arrived=0.0, deadline=1.0, send=None)
     made.tenant, made.run, made.agent, made.max_nano_usd = "acme", run, agent, usd
     made.candidates = (Size(*size),)  # type: ignore[assignment]
