@@ -17,6 +17,9 @@ async def connect_runs(engine: Engine) -> SharedRuns | None:
     """
     place = await shared_runs.connect(engine.settings)
     if place is None:
+        for run in engine.budgets.runs.listing():
+            if run.generation:  # settings named a Redis before
+                engine.budgets.runs.hand_over(run, "")
         return None
     budgets, settings = engine.budgets, engine.settings
     shared = budgets.runs.shared = SharedRuns(

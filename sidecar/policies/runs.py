@@ -237,9 +237,10 @@ class Runs:
         self._rules |= run.rules()
 
     def hand_over(self, run: Run, generation: str) -> None:
-        """From now on it is one of all pods'; what is here is this pod's part."""
+        """From now on it is one of all pods', of which this pod's part is here; or, without a generation, this sidecar's own."""
         for account in run.rules():
             self._rules.pop(account, None)
+        run.steps += len(run.seen) * (bool(run.generation) - bool(generation))
         run.generation = generation
         self.restore(run)
         self.note(run)

@@ -114,14 +114,14 @@ class RunTalk:
         self._looking = asyncio.Lock()
         self._trusted_ns = -_TRUST_NS
         self._idle_looked_ns = 0
-        self._problem: str | None = "nobody has been asked yet"
+        self._problem: str | None = None  # "": none; None: nobody has been asked yet
         self.tell: Callable[[str], None] = lambda problem: None  # told once for each change what is wrong, "" if nothing is
         self.reached: Callable[[str, int, int], None] = lambda account, spent, limit: None
         self.ended: Callable[[str, dict[str, str]], None] = lambda message, facts: None  # of a run that was closed because nobody used it
 
     @property
     def is_up(self) -> bool:
-        return not self._problem
+        return self._problem == ""
 
     # --- beside the calls
 

@@ -195,7 +195,7 @@ class SharedRuns(RunTalk):
         run, step, is_fresh = own.run, call.request.caller.step, False
         agent = call.agent
         for _ in range(_TURNS):
-            if self._problem:
+            if not self.is_up:
                 raise self._away(f"run {run.plan.run} has a plan that pods share")
             await self._meet(own)
             is_again = bool(step) and (agent, step) in own.seen
@@ -247,7 +247,7 @@ class SharedRuns(RunTalk):
             self.reached(account_of(plan.tenant, plan.run), spent, limit)
 
     async def _opened(self, key: Key, plan: RunPlan, is_reopening: bool) -> tuple[Known, int]:
-        if self._problem:
+        if not self.is_up:
             raise self._away(f"run {plan.run} cannot be opened")
         now_ms = self._wall_ns() // 1_000_000
         generation = generation_at(now_ms)
@@ -258,6 +258,8 @@ class SharedRuns(RunTalk):
                 text = heard.text or text
                 self._closed.pop(key, None)
                 known = self._open.setdefault(key, Known(decode(text, type=tuple[str, int, RunPlan])[0], text, now_ms))
+                self._own(key, known)
+                await self._keep()  # whoever has opened it knows it again, also if all other pods and the server forget it
                 return known, heard.number
             case "closed":
                 raise is_closed(account_of(*key), plan.run)

@@ -534,3 +534,57 @@ async def test_a_pod_without_a_folder_is_another_one_after_its_death():
             memory.turned_ms += 5_000
             await until(lambda: nine.shared.is_up)
             await nine.spend(call(usd=50), 50)
+
+
+async def test_a_run_of_a_time_without_redis_becomes_one_of_all_pods_and_back():
+    memory = Memory(learn_ms=0)
+    plan = RunPlan("acme", "r", 100, reserve_percent=0, max_steps=5)
+    alone, ledger = Runs(), Ledger()
+    run = alone.open(plan, memory.now_ms)
+    for step in (0, 1, 2):
+        one = call(step=step)
+        held = ledger.reserve(alone.accounts(one), 10, 1, 10**12, memory.now_ms * 1_000_000)
+        assert not isinstance(held, Denial)
+        alone.let_in(run, one, held.id, memory.now_ms * 1_000_000)
+        one.nano_usd, one.usage = 10, Usage(1, 0, 0, 0, 1, 0)
+        ledger.post(held.id, 10, 1, memory.now_ms * 1_000_000)
+        alone.ended(one, held.id)
+    async with fleet(1, memory) as (two,):
+        pod = Pod("pod9", lambda name, life: FakePlace(memory, name, life), memory)
+        pod.file, pod.ledger = {("acme", "r"): encode(run)}, ledger
+        async with _running([pod]):
+            await until(lambda: two.shared.plan_of("acme", "r") == plan)
+            assert await two.refusal(call(usd=71)) == "run:acme:r:plan-first"
+            await two.spend(call(step=2), 10)
+            await pod.spend(call(step=3), 10)
+            assert (await two.whole()).steps == 4
+            await until(lambda: has_spent(two, 50))
+            await pod.stop()
+        (mine,) = pod.runs.listing()
+        pod.runs.shared = None
+        pod.runs.hand_over(mine, "")
+        assert (mine.steps, pod.runs.accounts(call())[0][1].mode) == (4, "refuse")
+        denial = ledger.reserve(pod.runs.accounts(call()), 61, 1, 10**12, pod.now_ns())
+        assert isinstance(denial, Denial)
+
+
+async def test_whoever_opened_a_run_knows_it_again_when_all_others_have_forgotten():
+    memory = Memory(learn_ms=100)
+    async with fleet(1, memory) as (one,):
+        await one.shared.open(RunPlan("acme", "r", 100, reserve_percent=0), is_reopening=True)
+        await one.kill()
+        memory.forget()
+        await one.start()
+        await until(lambda: memory.learns_ms <= 0)
+        assert await one.refusal(call(usd=101)) == "run:acme:r:plan-first"
+
+
+async def test_a_server_that_is_away_from_the_start_is_told_of():
+    memory = Memory(learn_ms=0)
+    memory.problem = "redis cannot be reached"
+    async with fleet(1, memory) as (one,):
+        assert one.told == ["redis cannot be reached"]
+        assert await one.runs.join(call(), 0) is None
+        memory.problem = ""
+        await until(lambda: one.shared.is_up)
+        assert one.told == ["redis cannot be reached", ""]
