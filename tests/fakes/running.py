@@ -9,7 +9,7 @@ import random
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
@@ -30,15 +30,8 @@ CAPABILITIES = (
 )  # fmt: skip
 
 
-def _ports() -> Iterator[int]:
-    """Below 32768, where those begin that outgoing connections are given. Of pytest's processes (xdist) each has a share of its own."""
-    process, processes = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    many = 12_000 // processes
-    begin = random.SystemRandom().randrange(many)  # another run of the tests may be under way
-    return (20_000 + process * many + number % many for number in count(begin))
-
-
-_PORTS = _ports()
+# Below 32768, where those begin that outgoing connections are given; another run of the tests may be under way.
+_PORTS = (20_000 + number % 12_000 for number in count(random.SystemRandom().randrange(12_000)))
 
 
 def free_port() -> int:
