@@ -327,6 +327,7 @@ async def test_what_ended_before_the_end_is_in_the_file(tmp_path):
 async def test_a_full_disk_is_loud_costs_no_call_and_no_row_that_has_room_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(usage_module, "_RETRY_S", (0.05, 0.1))
     monkeypatch.setattr(usage_module, "_MOST_WAITING", 40)
+    monkeypatch.setattr(usage_module, "_BATCH", 30)  # beside those that wait, and so many at most
     bench = Bench()
     log, told = a_log(tmp_path)
     bench.engine.meter.on_call = log.ended
