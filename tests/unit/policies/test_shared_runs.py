@@ -335,6 +335,7 @@ async def test_a_call_whose_answer_was_lost_counts_once_or_not_at_all():
     async with fleet(2) as (one, two):
         await one.shared.open(RunPlan("acme", "r", 100, reserve_percent=0), is_reopening=True)
         await one.spend(call(), 10)
+        await until(lambda: has_spent(two, 10))
         one.place.lose = "enter"  # it was let in there, and nobody knows it here
         with pytest.raises(StoreFailed):
             await one.begin(call(step=7))
