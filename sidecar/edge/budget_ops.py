@@ -200,6 +200,10 @@ class BudgetOps:
             shown.limit_nano_usd = rule.limit_nano_usd + shown.topped_up_nano_usd
         if rule.limit_tokens is not None:
             shown.limit_tokens = rule.limit_tokens + shown.topped_up_tokens
+        shared_runs = self._engine.budgets.runs.shared
+        stood = shared_runs.standing(account) if shared_runs is not None else None
+        if stood is not None:
+            shown.limit_nano_usd, shown.all_pods.used_nano_usd, shown.all_pods.set_aside_nano_usd = stood
         if rule.window is not None:
             shown.resets_in.CopyFrom(duration((rule.window[1] - now_ns) / 1e9))
         return shown

@@ -245,16 +245,16 @@ class RunTalk:
             except BaseException:
                 self._mark(own)
                 raise
+            known = self._open.get(key)
+            is_over = known is None or known.generation != own.run.generation
             if heard.status == "stale":
                 self._sequence = max(self._sequence, heard.number + BEYOND)
                 self._mark(own)
-            elif heard.status == "unknown":
+            elif heard.status == "unknown" and not is_over:
                 self._mark(own)
                 raise self._learning(heard)
             elif own.view is not None:
                 own.view.version += own.view.version == heard.version - 1
-            known = self._open.get(key)
-            is_over = known is None or known.generation != own.run.generation
             if is_over and not own.held and id(own) not in self._untold and self._owns.get(key) is own:
                 self._forget(key)
 

@@ -164,6 +164,18 @@ class SharedRuns(RunTalk):
 
     def rule_of(self, account: str) -> Rule | None:
         """The rule of an open run's account, also if this pod has no part in it."""
+        own = self._of_account(account)
+        return None if own is None else own.run.rules().get(account)
+
+    def standing(self, account: str) -> tuple[int, int, int] | None:
+        """Limit, what all pods have spent and what they hold, by what was last heard, nano-USD; None: it is no open run's total."""
+        own = self._of_account(account)
+        if own is None or own.run.account != account:
+            return None
+        all_pods = AllPods(own, is_again=True)
+        return all_pods.limit(account), all_pods.spent(), all_pods.taken(account) - all_pods.spent()
+
+    def _of_account(self, account: str) -> Own | None:
         kind, _, rest = account.partition(":")
         tenant, _, rest = rest.partition(":")
         name, _, suffix = rest.rpartition(":")
@@ -172,8 +184,9 @@ class SharedRuns(RunTalk):
         if kind not in ("run", "agent") or suffix != "plan":
             return None
         for key in ((_plain(tenant), name), (_plain(tenant), _plain(name))):
-            if known := self._open.get(key):
-                return self._own(key, known).run.rules().get(account)
+            known = self._open.get(key)
+            if known is not None and account in (found := self._own(key, known)).run.rules():
+                return found
         return None
 
     def topped_up(self, run: Run, agent: str | None, nano_usd: int) -> None:

@@ -165,6 +165,8 @@ async def test_a_plan_that_the_first_calls_bring_to_two_pods_and_a_top_up_at_a_t
     assert await refusal(three, ask("brought", max_output_tokens=100)) == "run:acme:brought:plan-first"
     await three.ops.TopUpBudget(bpb.TopUpBudgetRequest(account="run:acme:brought:plan", nano_usd=20 * COST))
     await until(lambda: tried(one, ask("brought", max_output_tokens=100)))
+    balance = (await one.ops.GetBudget(bpb.GetBudgetRequest(account="run:acme:brought:plan"))).balance
+    assert (balance.limit_nano_usd, balance.all_pods.used_nano_usd) == (25 * COST, 3 * COST)
     run = await found(two, "brought")
     assert (run.balance.limit_nano_usd, run.balance.used_nano_usd) == (25 * COST, 3 * COST)
     for each in (one, two, three):

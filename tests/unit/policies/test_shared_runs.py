@@ -317,6 +317,8 @@ async def test_what_is_topped_up_at_one_pod_is_for_all(program):
         await until(lambda: topped_up(one, 20))
         await one.spend(call(agent="a"), 10)
         assert await two.refusal(call(agent="a")) == "run:acme:r:plan-first"
+        assert two.shared.standing("run:acme:r:plan") == (40, 20, 0)
+        assert two.shared.standing("agent:acme:r:a:plan") is None
         again = two.life
         await two.stop()
         await two.start()
