@@ -10,8 +10,8 @@ import pytest
 from sidecar.call import Call
 from sidecar.errors import BudgetExceeded, StoreFailed
 from sidecar.policies.runs import RunPlan, Share
+from tests.fakes.run_fleet import Pod, call, fleet, until
 from tests.fakes.run_meeting import Memory
-from tests.unit.policies.test_shared_runs import Pod, call, fleet, until
 
 TOTAL, SHARE, STEPS = 2_000, 700, 90
 
