@@ -10,36 +10,29 @@ use super::whole::whole;
 use crate::verify::{self, index};
 
 #[pyclass(frozen, module = "sidecar._core")]
-pub struct Verdict(verify::Verdict);
+pub struct Verdict {
+    #[pyo3(get)]
+    score: f64,
+    #[pyo3(get)]
+    veto: &'static str,
+    #[pyo3(get)]
+    deciding: Vec<String>,
+    named: Vec<(&'static str, f32)>,
+}
 
 #[pymethods]
 impl Verdict {
     #[getter]
-    fn score(&self) -> f64 {
-        self.0.score
-    }
-
-    #[getter]
-    fn veto(&self) -> &'static str {
-        self.0.veto
-    }
-
-    #[getter]
     fn features<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let features = PyDict::new(py);
-        for (name, value) in self.0.named() {
+        for (name, value) in &self.named {
             features.set_item(name, value)?;
         }
         Ok(features)
     }
 
-    #[getter]
-    fn deciding(&self) -> Vec<String> {
-        self.0.deciding.clone()
-    }
-
     fn __repr__(&self) -> String {
-        format!("Verdict(score={:.4}, veto={:?}, deciding={:?})", self.0.score, self.0.veto, self.0.deciding)
+        format!("Verdict(score={:.4}, veto={:?}, deciding={:?})", self.score, self.veto, self.deciding)
     }
 }
 
@@ -50,36 +43,23 @@ pub fn compare(asked: &Bound<'_, PyString>, stored: &Bound<'_, PyString>, cosine
         return Err(PyValueError::new_err(format!("cosine: found {cosine}, expected -1 to 1")));
     }
     let (asked, stored) = (text(asked)?, text(stored)?);
-    Ok(Verdict(verify::compare(&verify::analyse(&asked), &verify::analyse(&stored), cosine.map(|cosine| cosine as f32))))
+    let verdict = verify::compare(&verify::analyse(&asked), &verify::analyse(&stored), cosine.map(|cosine| cosine as f32));
+    let named = verdict.named().collect();
+    Ok(Verdict { score: verdict.score, veto: verdict.veto, deciding: verdict.deciding, named })
 }
 
-#[pyclass(frozen, module = "sidecar._core")]
-pub struct Candidate(index::Candidate);
+#[pyclass(frozen, get_all, module = "sidecar._core")]
+pub struct Candidate {
+    key: u64,
+    similarity: f32,
+    score: f64,
+    veto: &'static str,
+}
 
 #[pymethods]
 impl Candidate {
-    #[getter]
-    fn key(&self) -> u64 {
-        self.0.key
-    }
-
-    #[getter]
-    fn similarity(&self) -> f32 {
-        self.0.similarity
-    }
-
-    #[getter]
-    fn score(&self) -> f64 {
-        self.0.score
-    }
-
-    #[getter]
-    fn veto(&self) -> &'static str {
-        self.0.veto
-    }
-
     fn __repr__(&self) -> String {
-        let index::Candidate { key, similarity, score, veto } = &self.0;
+        let Candidate { key, similarity, score, veto } = self;
         format!("Candidate(key={key}, similarity={similarity:.4}, score={score:.4}, veto={veto:?})")
     }
 }
@@ -128,7 +108,8 @@ impl PromptIndex {
             let asked = index::prepare(&text);
             self.lock().candidates(partition, &asked, most)
         });
-        Ok(found.into_iter().map(Candidate).collect())
+        let candidate = |index::Candidate { key, similarity, score, veto }| Candidate { key, similarity, score, veto };
+        Ok(found.into_iter().map(candidate).collect())
     }
 
     fn remove(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<bool> {

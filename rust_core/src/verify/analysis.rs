@@ -25,32 +25,40 @@ pub struct Term {
     pub at: u16,
     pub length: u8,
     pub flags: u8,
-    pub marks: u16,
+    pub marks: u32,
     /// How much it says: 4 for the most common words, up to 10.
     pub weight: u8,
 }
 
 /// Marks of a term, beside the flags that its entry in the lexicon has.
-pub const NAME: u16 = 1;
+pub const NAME: u32 = 1;
 /// In a list of known words, or in the lexicon: not a slip of the pen by itself.
-pub const KNOWN: u16 = 2;
-pub const VALUE: u16 = 4;
-pub const HANGUL: u16 = 8;
-pub const FROM: u16 = 16;
-pub const TO: u16 = 32;
-pub const SUBJECT: u16 = 64;
-pub const EXACT: u16 = 128;
+pub const KNOWN: u32 = 2;
+pub const VALUE: u32 = 4;
+pub const HANGUL: u32 = 8;
+pub const FROM: u32 = 16;
+pub const TO: u32 = 32;
+pub const SUBJECT: u32 = 64;
+pub const EXACT: u32 = 128;
 /// The first word behind a negation.
-pub const NEGATED: u16 = 256;
+pub const NEGATED: u32 = 256;
 /// Of a verb: I or we do it, you do, somebody else does; it is done to me or us, to you, to somebody else.
-pub const FIRST_DOES: u16 = 512;
-pub const YOU_DO: u16 = 1024;
-pub const THIRD_DOES: u16 = 2048;
-pub const TO_FIRST: u16 = 4096;
-pub const TO_YOU: u16 = 8192;
-pub const TO_THIRD: u16 = 16384;
-pub const ACTORS: u16 = FIRST_DOES | YOU_DO | THIRD_DOES;
-pub const TARGETS: u16 = TO_FIRST | TO_YOU | TO_THIRD;
+pub const FIRST_DOES: u32 = 512;
+pub const YOU_DO: u32 = 1024;
+pub const THIRD_DOES: u32 = 2048;
+pub const TO_FIRST: u32 = 4096;
+pub const TO_YOU: u32 = 8192;
+pub const TO_THIRD: u32 = 16384;
+pub const ACTORS: u32 = FIRST_DOES | YOU_DO | THIRD_DOES;
+pub const TARGETS: u32 = TO_FIRST | TO_YOU | TO_THIRD;
+/// 를: to which something is done.
+pub const OBJECT: u32 = 1 << 15;
+/// Mine or ours, yours, somebody else's; and who owns what follows: Lee's.
+pub const MINE: u32 = 1 << 16;
+pub const YOURS: u32 = 1 << 17;
+pub const THEIRS: u32 = 1 << 18;
+pub const OWNED: u32 = MINE | YOURS | THEIRS;
+pub const OWNER: u32 = 1 << 19;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Script {

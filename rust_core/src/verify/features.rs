@@ -83,7 +83,7 @@ pub fn features(a: &Analysis, b: &Analysis, alignment: &Alignment, cosine: Optio
     let participles = participles.filter(|word| ENDINGS.iter().any(|ending| word.ends_with(ending))).count() as f32;
     let most_terms = a.terms.len().max(b.terms.len()).max(1) as f32;
     let (neighbours, inversions) = order(alignment);
-    let marked = |mark: u16| {
+    let marked = |mark: u32| {
         a.terms.iter().filter(|term| term.marks & mark != 0).count().min(b.terms.iter().filter(|term| term.marks & mark != 0).count())
             as f32
     };

@@ -8,6 +8,10 @@ pub enum Role {
     None,
     From,
     To,
+    /// 에게, 한테: somebody who gets something.
+    Recipient,
+    /// 은, 는, 도: what it is about, mostly a subject.
+    Topic,
     Subject,
     Object,
 }
@@ -22,9 +26,9 @@ const PARTICLES: &[(&str, Role)] = &[
     ("에서의", Role::From),
     ("에서", Role::From),
     ("부터", Role::From),
-    ("에게로", Role::To),
-    ("에게", Role::To),
-    ("한테", Role::To),
+    ("에게로", Role::Recipient),
+    ("에게", Role::Recipient),
+    ("한테", Role::Recipient),
     ("까지", Role::To),
     ("으로는", Role::To),
     ("으로의", Role::To),
@@ -33,7 +37,7 @@ const PARTICLES: &[(&str, Role)] = &[
     ("로의", Role::To),
     ("로", Role::To),
     ("께서", Role::Subject),
-    ("께", Role::To),
+    ("께", Role::Recipient),
     ("에는", Role::None),
     ("에도", Role::None),
     ("에만", Role::None),
@@ -47,13 +51,13 @@ const PARTICLES: &[(&str, Role)] = &[
     ("와", Role::None),
     ("의", Role::None),
     ("에", Role::None),
-    ("들은", Role::Subject),
+    ("들은", Role::Topic),
     ("들이", Role::Subject),
     ("들을", Role::Object),
     ("들의", Role::None),
     ("들", Role::None),
-    ("은", Role::Subject),
-    ("는", Role::Subject),
+    ("은", Role::Topic),
+    ("는", Role::Topic),
     ("이", Role::Subject),
     ("가", Role::Subject),
     ("을", Role::Object),
@@ -254,7 +258,10 @@ pub fn stem(word: &str, known: impl Fn(&str) -> bool) -> (String, Role) {
         if let Some(found) = as_noun.filter(|noun| known(&text_of(noun))) {
             return (text_of(found), role);
         }
-        let length = endings().iter().filter(|ending| stem.len() >= ending.len() + 2 && stem.ends_with(ending)).map(Vec::len).max();
+        // 돼요 is 되 and 요, not 도 and 에요.
+        let whole = |ending: &[char]| !(ending[0] == 'ㅐ' && stem[stem.len() - ending.len() - 1] == 'ㅗ');
+        let fits = |ending: &&Vec<char>| stem.len() >= ending.len() + 2 && stem.ends_with(ending) && whole(ending);
+        let length = endings().iter().filter(fits).map(Vec::len).max();
         let Some(length) = length else { break };
         stem.truncate(stem.len() - length);
     }
@@ -288,21 +295,23 @@ fn endings() -> &'static [Vec<char>] {
 }
 
 const FIRSTS: &str = "ㄱㄲㄴㄷㄸㄹㅁㅂㅃㅅㅆㅇㅈㅉㅊㅋㅌㅍㅎ";
+/// ㅔ and ㅐ, ㅖ and ㅒ, ㅚ, ㅙ and ㅞ are written for each other.
 const VOWELS: [&str; 21] = [
-    "ㅏ", "ㅐ", "ㅑ", "ㅒ", "ㅓ", "ㅔ", "ㅣㅓ", "ㅖ", "ㅗ", "ㅗㅏ", "ㅗㅐ", "ㅗㅣ", "ㅛ", "ㅜ", "ㅜㅓ", "ㅜㅔ", "ㅜㅣ", "ㅠ", "ㅡ", "ㅡㅣ",
+    "ㅏ", "ㅐ", "ㅑ", "ㅐ", "ㅓ", "ㅐ", "ㅣㅓ", "ㅐ", "ㅗ", "ㅗㅏ", "ㅗㅐ", "ㅗㅐ", "ㅛ", "ㅜ", "ㅜㅓ", "ㅗㅐ", "ㅜㅣ", "ㅠ", "ㅡ", "ㅡㅣ",
     "ㅣ",
 ];
 const LASTS: [&str; 28] = [
     "", "ㄱ", "ㄲ", "ㄱㅅ", "ㄴ", "ㄴㅈ", "ㄴㅎ", "ㄷ", "ㄹ", "ㄹㄱ", "ㄹㅁ", "ㄹㅂ", "ㄹㅅ", "ㄹㅌ", "ㄹㅍ", "ㄹㅎ", "ㅁ", "ㅂ", "ㅂㅅ",
-    "ㅅ", "ㅆ", "ㅇ", "ㅈ", "ㅊ", "ㅋ", "ㅌ", "ㅍ", "ㅎ",
+    "ㅅ", "ㅅ", "ㅇ", "ㅈ", "ㅊ", "ㅋ", "ㅌ", "ㅍ", "ㅎ",
 ];
 
-/// Letters one by one, ㅘ as ㅗㅏ, so that contracted endings (와 from 오아) come apart; silent ㅇ at a syllable's start is left out.
+/// Letters one by one, ㅘ as ㅗㅏ, so that contracted endings (와 from 오아) come apart; silent ㅇ at a syllable's start is left out,
+/// and ㅆ at its end is ㅅ, as it is often typed.
 pub fn letters(text: &str) -> Vec<char> {
     let mut found = Vec::with_capacity(text.len());
     for c in text.chars() {
         if !('가'..='힣').contains(&c) {
-            found.push(c);
+            found.push(if c == 'ㅆ' { 'ㅅ' } else { c });
             continue;
         }
         let code = (c as u32 - 0xac00) as usize;

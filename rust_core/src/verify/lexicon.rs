@@ -47,7 +47,7 @@ pub const PARTICLE: u8 = 64;
 
 /// What a question asks for, as bits: a text may ask for several.
 pub mod question {
-    pub const NAMES: [&str; 20] = [
+    pub const NAMES: [&str; 21] = [
         "how",
         "can",
         "why",
@@ -68,6 +68,7 @@ pub mod question {
         "often",
         "fragment",
         "statement",
+        "inverted",
     ];
     pub const HOW: u32 = 1;
     pub const CAN: u32 = 1 << 1;
@@ -92,6 +93,8 @@ pub mod question {
     pub const FRAGMENT: u32 = 1 << 18;
     /// No question mark, no word that asks, and a subject in front.
     pub const STATEMENT: u32 = 1 << 19;
+    /// Which team did they beat, not which team beat them.
+    pub const INVERTED: u32 = 1 << 20;
     /// Why, when, how long, for how much, how many, who, where, what if, how often: one cannot be exchanged for another.
     pub const CORE: u32 = WHY | WHEN | DURATION | PRICE | COUNT | WHO | WHERE | HAPPENS | OFTEN;
     /// How, may I, should I, must I: neither can these.

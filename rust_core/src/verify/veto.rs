@@ -1,7 +1,7 @@
 //! Differences that change what is asked. Each has a name; the first one found refuses.
 
 use super::align::{Alignment, Level, apart};
-use super::analysis::{ACTORS, Analysis, FROM, NAME, NEGATED, SUBJECT, Script, TARGETS, TO, Term, VALUE};
+use super::analysis::{ACTORS, Analysis, FROM, NAME, NEGATED, OBJECT, OWNED, OWNER, SUBJECT, Script, TARGETS, TO, Term, VALUE};
 use super::lexicon::{MODIFIER, RELATION, lexicon, question};
 use super::values::{Unit, Value};
 
@@ -117,6 +117,7 @@ fn questions(a: &Analysis, b: &Analysis, explain: bool) -> Option<Found> {
             || moods(ours, theirs)
             || stated(ours, theirs)
             || stated(theirs, ours)
+            || inverted(a, b)
             || done(a, b)
             || done(b, a)
             || uncounted(a, b)
@@ -160,6 +161,13 @@ fn stated(ours: u32, theirs: u32) -> bool {
     number || only_whether && order || may || told
 }
 
+/// Which team beat Arsenal? Which team did Arsenal beat?
+fn inverted(a: &Analysis, b: &Analysis) -> bool {
+    let by = |analysis: &Analysis| analysis.terms.iter().any(|term| analysis.stem(term) == "by");
+    let which = |analysis: &Analysis| analysis.questions & (question::WHICH | question::WHO) != 0;
+    (a.questions ^ b.questions) & question::INVERTED != 0 && which(a) && which(b) && !by(a) && !by(b)
+}
+
 /// What does it cost to freeze it? Freeze it!
 fn uncounted(a: &Analysis, b: &Analysis) -> bool {
     const AMOUNTS: [&str; 11] = ["howmuch", "pric", "cost", "fee", "rat", "charg", "number", "amount", "total", "sum", "count"];
@@ -201,7 +209,7 @@ pub fn after(a: &Analysis, b: &Analysis, alignment: &Alignment, explain: bool) -
     {
         return Some(found);
     }
-    let is = |analysis: &Analysis, at: u8, mark: u16| analysis.terms[at as usize].marks & mark != 0;
+    let is = |analysis: &Analysis, at: u8, mark: u32| analysis.terms[at as usize].marks & mark != 0;
     let all = |analysis: &Analysis, left: &[u8]| left.iter().map(|&at| word(analysis, at)).collect::<Vec<_>>().join(", ");
     let detail = || say(explain, || format!("{} | {}", all(a, left_a), all(b, left_b)));
     let name_of = |analysis: &Analysis, left: &[u8]| left.iter().any(|&at| is(analysis, at, NAME));
@@ -239,7 +247,7 @@ fn direction(a: &Analysis, b: &Analysis, alignment: &Alignment, explain: bool) -
     let pairs = &alignment.pairs;
     for (at, &(i, x, _)) in pairs.iter().enumerate() {
         let (here, there) = (a.terms[i as usize].marks, b.terms[x as usize].marks);
-        if acts(here, there) {
+        if acts(here, there) || here & OWNED != 0 && there & OWNED != 0 && here & there & OWNED == 0 {
             return Some(("direction", say(explain, || format!("who does it: {}", a.stem(&a.terms[i as usize])))));
         }
         if here & FROM != 0 && there & (FROM | TO) == TO || here & (FROM | TO) == TO && there & FROM != 0 {
@@ -250,7 +258,10 @@ fn direction(a: &Analysis, b: &Analysis, alignment: &Alignment, explain: bool) -
             if i == j || x == y || a.terms[i as usize].hash == a.terms[j as usize].hash {
                 continue;
             }
-            if roles_swap(first, second, &b.terms[x as usize], &b.terms[y as usize])
+            let (first_there, second_there) = (b.terms[x as usize].marks, b.terms[y as usize].marks);
+            if swapped(SUBJECT, OBJECT, [first.marks, second.marks], [first_there, second_there])
+                || first.marks & second.marks & NAME != 0 && (first.marks ^ first_there) & (second.marks ^ second_there) & OWNER != 0
+                || roles_swap(first, second, &b.terms[x as usize], &b.terms[y as usize])
                 || y < x && exchanged(pairs, (i, x), (j, y))
                 || neighbours_exchanged(a, pairs, (i, x), (j, y))
             {
@@ -261,10 +272,16 @@ fn direction(a: &Analysis, b: &Analysis, alignment: &Alignment, explain: bool) -
     None
 }
 
+/// Whether one has the one role here and the other there, and the other one the other way round.
+fn swapped(one: u32, other: u32, here: [u32; 2], there: [u32; 2]) -> bool {
+    let takes = |marks: [u32; 2], first: u32, second: u32| marks[0] & first != 0 && marks[1] & second != 0;
+    takes(here, one, other) && takes(there, other, one) || takes(here, other, one) && takes(there, one, other)
+}
+
 /// Whether one does what another one does, or what is done to him.
-fn acts(here: u16, there: u16) -> bool {
+fn acts(here: u32, there: u32) -> bool {
     // Marks of targets stand three bits higher than those of actors, person by person.
-    let turned = |here: u16, there: u16| {
+    let turned = |here: u32, there: u32| {
         let (does, done) = (here & ACTORS, (there & TARGETS) >> 3);
         does & done != 0 && there & ACTORS & does == 0
     };
@@ -302,8 +319,8 @@ fn bounds(a: &Analysis, b: &Analysis, alignment: &Alignment, explain: bool) -> O
 
 /// 에서 and 로, 이 and the rest, change places.
 fn roles_swap(first: &Term, second: &Term, first_there: &Term, second_there: &Term) -> bool {
-    let role = |term: &Term, roles: u16| term.marks & roles;
-    let swap = |roles: u16| {
+    let role = |term: &Term, roles: u32| term.marks & roles;
+    let swap = |roles: u32| {
         role(first, roles) != role(second, roles)
             && role(first, roles) == role(second_there, roles)
             && role(second, roles) == role(first_there, roles)

@@ -2,7 +2,7 @@
 
 use super::frames::states;
 use super::items::{Item, expand, item_like, join_codes, without_or_not};
-use super::roles::{mark_actors, mark_roles, mark_subject, person, role_marks};
+use super::roles::{is_inverted, mark_actors, mark_owners, mark_roles, mark_subject, person, role_marks};
 use super::{EXACT, HANGUL, KNOWN, NAME, NEGATED, Term, VALUE};
 use crate::verify::hash;
 use crate::verify::korean;
@@ -52,7 +52,13 @@ impl Builder {
         let mut items = self.items(&mut tokens, &mut read.part_of);
         mark_actors(&mut items, self.lexicon);
         mark_subject(&mut items, self.lexicon);
+        mark_owners(&mut items, self.lexicon);
+        let inverted = is_inverted(&items);
         self.frames(&mut items);
+        self.words_that_ask(&mut items);
+        if inverted && self.questions & (question::WHICH | question::WHO) != 0 {
+            self.questions |= question::INVERTED;
+        }
         if self.questions == 0 {
             let states = items.first().is_some_and(|item| item.marks & HANGUL == 0 && states(&item.text));
             self.questions = match (folded.ends_with('?'), states) {
@@ -90,7 +96,7 @@ impl Builder {
         let mut last_value = FREE;
         join_codes(tokens, part_of, &mut self.values);
         without_or_not(tokens);
-        for (token, &value) in tokens.iter().zip(part_of.iter()) {
+        for (at, (token, &value)) in tokens.iter().zip(part_of.iter()).enumerate() {
             let mut item = Item {
                 text: token.text.clone(),
                 hash: short_hash(&token.text),
@@ -103,6 +109,12 @@ impl Builder {
                 opens: token.opens,
                 clause: token.clause,
             };
+            // Table A is no table.
+            let joined = tokens.get(at + 1).is_some_and(|next| next.kind == Kind::Hangul && next.joined);
+            if token.text == "a" && token.capital && (!token.opens || joined) {
+                item.text = "letter-a".into();
+                item.hash = short_hash(&item.text);
+            }
             if value != FREE {
                 if value != last_value {
                     items.push(Item { text: String::new(), ..item });

@@ -3,7 +3,7 @@
 use super::builder::Builder;
 use super::items::Item;
 use super::roles::person;
-use super::{ACTORS, HANGUL, TARGETS};
+use super::{ACTORS, HANGUL, TARGETS, YOU_DO};
 use crate::verify::lexicon::question;
 use crate::verify::values::FREE;
 
@@ -29,13 +29,51 @@ impl Builder {
             }
             at += rest.len() + 1;
             // Whoever is asked to do something, or how "you" do it, is nobody in particular.
+            let nobody = if kind & (question::REQUEST | question::SHOW) != 0 { ACTORS | TARGETS } else { YOU_DO };
             if kind & (question::REQUEST | question::HOW | question::SHOW) != 0
-                && let Some(verb) = items[at..].iter_mut().take(2).find(|item| item.marks & (ACTORS | TARGETS) != 0)
+                && let Some(verb) = items[at..].iter_mut().take(2).find(|item| item.marks & nobody != 0)
             {
-                verb.marks &= !(ACTORS | TARGETS);
+                verb.marks &= !nobody;
             }
         }
     }
+
+    /// "Is a permit required?" asks what "do I need a permit?" does, "what is the start date?" what "when does it start?" does.
+    pub(super) fn words_that_ask(&mut self, items: &mut [Item]) {
+        let of = |this: &Builder, kind: u32| this.questions & kind != 0;
+        for at in 0..items.len() {
+            let before = at.checked_sub(1).map_or("", |before| items[before].text.as_str());
+            let item = &items[at];
+            if item.gone || item.value != FREE || item.marks & HANGUL != 0 {
+                continue;
+            }
+            let kind = match item.text.as_str() {
+                "mandatory" | "required" | "necessary" | "compulsory" | "obligatory" | "needed" if of(self, question::WHETHER) => {
+                    question::MUST
+                }
+                "allowed" | "permitted" | "possible" | "ok" | "okay" if of(self, question::WHETHER) => question::CAN,
+                "date" if of(self, question::WHAT) => question::WHEN,
+                "time" if of(self, question::WHAT) && takes_time(before) => question::DURATION,
+                "time" if of(self, question::WHAT) && has_a_time(before) => question::WHEN,
+                _ => continue,
+            };
+            self.questions |= kind;
+            self.questions &= !if kind & (question::WHEN | question::DURATION) != 0 { question::WHAT } else { 0 };
+            items[at].gone = true;
+        }
+    }
+}
+
+/// Processing time is how long it takes, closing time is when it is.
+fn takes_time(before: &str) -> bool {
+    ["process", "deliver", "wait", "respon", "turnaround", "travel", "handling", "lead", "shipping", "repair", "transit"]
+        .iter()
+        .any(|stem| before.starts_with(stem))
+}
+
+fn has_a_time(before: &str) -> bool {
+    ["clos", "open", "start", "end", "depart", "arriv", "check", "pickup", "boarding", "begin"].iter().any(|stem| before.starts_with(stem))
+        || before == "in"
 }
 
 /// A question word alone asks at the beginning of a sentence, in front of a verb like "do" or "is", behind a word of telling (which is

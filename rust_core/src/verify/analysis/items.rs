@@ -10,7 +10,7 @@ pub(super) struct Item {
     pub(super) hash: u32,
     pub(super) value: u8,
     pub(super) exact: bool,
-    pub(super) marks: u16,
+    pub(super) marks: u32,
     pub(super) gone: bool,
     pub(super) capital: bool,
     /// Written with 's.
@@ -53,7 +53,7 @@ pub(super) fn join_codes(tokens: &mut [Token], part_of: &mut [u8], values: &mut 
 
 /// Pushes a word, or what its contraction stands for.
 pub(super) fn expand(item: Item, items: &mut Vec<Item>) {
-    let text = item.text.as_str();
+    let text = typed(&item.text);
     let parts: Vec<String> = match text {
         "can't" | "cannot" | "cant" => vec!["can".into(), "not".into()],
         "won't" | "wont" => vec!["will".into(), "not".into()],
@@ -88,7 +88,7 @@ pub(super) fn expand(item: Item, items: &mut Vec<Item>) {
     for part in parts {
         let hash = short_hash(&part);
         let (opens, clause) = (std::mem::take(&mut opens), std::mem::take(&mut clause));
-        items.push(Item { text: part, hash, opens, clause, owner: text.ends_with("'s"), ..item_like(&item) });
+        items.push(Item { text: part, hash, opens, clause, owner: item.text.ends_with("'s"), ..item_like(&item) });
     }
 }
 
@@ -104,5 +104,28 @@ pub(super) fn item_like(item: &Item) -> Item {
         owner: item.owner,
         opens: item.opens,
         clause: item.clause,
+    }
+}
+
+/// Words that only join others, as they are often mistyped: a slip in these is no word of its own.
+fn typed(word: &str) -> &str {
+    match word {
+        "teh" | "hte" => "the",
+        "shoud" | "shuold" => "should",
+        "woud" | "wuold" => "would",
+        "coud" | "cuold" => "could",
+        "wich" | "whihc" => "which",
+        "wether" => "whether",
+        "hwo" => "how",
+        "waht" | "wht" => "what",
+        "wehn" => "when",
+        "becuase" | "becasue" => "because",
+        "adn" | "nad" => "and",
+        "cna" => "can",
+        "thier" => "their",
+        "allready" => "already",
+        "u" => "you",
+        "ur" => "your",
+        _ => word,
     }
 }

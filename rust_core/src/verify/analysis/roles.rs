@@ -1,7 +1,7 @@
 //! Who does what to whom, as far as particles, prepositions and pronouns say.
 
 use super::items::Item;
-use super::{FIRST_DOES, FROM, HANGUL, SUBJECT, THIRD_DOES, TO, TO_FIRST, TO_THIRD, TO_YOU, YOU_DO};
+use super::{FIRST_DOES, FROM, HANGUL, MINE, OBJECT, OWNER, SUBJECT, THEIRS, THIRD_DOES, TO, TO_FIRST, TO_THIRD, TO_YOU, YOU_DO, YOURS};
 use crate::verify::korean::Role;
 use crate::verify::lexicon::{FILLER, Lexicon, PARTICLE, RELATION, is_past, short_hash, stem_of};
 use crate::verify::values::FREE;
@@ -22,12 +22,15 @@ pub(super) fn mark_roles(items: &mut [Item]) {
     }
 }
 
-pub(super) fn role_marks(role: Role) -> u16 {
+pub(super) fn role_marks(role: Role) -> u32 {
     match role {
         Role::From => FROM,
         Role::To => TO,
-        Role::Subject => SUBJECT,
-        Role::None | Role::Object => 0,
+        Role::Recipient => TO | TO_THIRD,
+        Role::Topic => SUBJECT,
+        Role::Subject => SUBJECT | THIRD_DOES,
+        Role::Object => OBJECT,
+        Role::None => 0,
     }
 }
 
@@ -80,6 +83,7 @@ const OTHERS: [&str; 34] = [
     "grandmother",
     "grandfather",
 ];
+/// The first fifteen stand in front of another verb; "is" need not.
 const AUXILIARIES: [&str; 24] = [
     "do", "does", "did", "can", "could", "will", "would", "shall", "should", "may", "might", "must", "have", "has", "had", "are", "is",
     "were", "was", "if", "when", "that", "and", "but",
@@ -135,8 +139,8 @@ pub(super) fn mark_actors(items: &mut [Item], lexicon: &Lexicon) {
 
 /// "Did the caterer confirm it?", "My manager approved it": what stands behind the first noun is done by somebody else.
 pub(super) fn mark_subject(items: &mut [Item], lexicon: &Lexicon) {
-    let opens = items.first().is_some_and(|first| AUXILIARIES[..20].contains(&first.text.as_str()));
-    let at = usize::from(opens);
+    let auxiliary = items.iter().take(2).position(|item| AUXILIARIES[..15].contains(&item.text.as_str()));
+    let at = auxiliary.map_or(0, |at| at + 1);
     if !items.get(at).is_some_and(|item| matches!(item.text.as_str(), "the" | "my" | "our" | "your" | "a" | "an")) {
         return;
     }
@@ -152,6 +156,34 @@ pub(super) fn mark_subject(items: &mut [Item], lexicon: &Lexicon) {
             nouns += 1;
         }
     }
+}
+
+/// My account, her account.
+pub(super) fn mark_owners(items: &mut [Item], lexicon: &Lexicon) {
+    for at in 0..items.len().saturating_sub(1) {
+        let mark = match items[at].text.as_str() {
+            "my" | "our" => MINE,
+            "your" => YOURS,
+            "his" | "her" | "their" => THEIRS,
+            _ => continue,
+        };
+        let says = |item: &&mut Item| {
+            item.value == FREE && lexicon.entry(short_hash(&stem_of(&item.text))).is_none_or(|entry| entry.flags & (FILLER | PARTICLE) == 0)
+        };
+        if let Some(owned) = items[at + 1..].iter_mut().take(1).find(says) {
+            owned.marks |= mark;
+        }
+    }
+    for item in items.iter_mut().filter(|item| item.owner) {
+        item.marks |= OWNER;
+    }
+}
+
+/// "Which team did Arsenal beat?": what is asked for is not who does it.
+pub(super) fn is_inverted(items: &[Item]) -> bool {
+    let Some(asked) = items.iter().position(|item| matches!(item.text.as_str(), "which" | "who" | "whom" | "what")) else { return false };
+    let verb = items[asked + 1..].iter().take(4).position(|item| matches!(item.text.as_str(), "do" | "does" | "did"));
+    verb.and_then(|verb| items.get(asked + verb + 2)).is_some_and(|subject| person(&subject.text) == 0)
 }
 
 fn past(word: &str) -> bool {
