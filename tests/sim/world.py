@@ -275,7 +275,7 @@ class World:
         """The process is to stop: all calls are ended for a reason of its own."""
         self.watch.note("world", "all calls are ended")
         for caller in self.watch.callers:
-            if caller.task is not None and caller.done_at is None and caller.gone_at is None:
+            if caller.call is not None and caller.done_at is None and caller.gone_at is None:
                 caller.call.aborted = Draining("the process stops")
                 caller.gone_at = self.watch.now
                 caller.task.cancel()
