@@ -48,6 +48,10 @@ class Fleet(Struct, frozen=True):
     What has been admitted is never more than the limit, however many pods there are and whichever of them are killed. What one that is
     killed had leased stays set aside until it is back or the window ends, as it may have spent it: what its calls in flight held, and room
     for at most four more or for a fiftieth of the limit, unless calls came so fast that they had to wait.
+
+    Runs with a plan are those of all pods, too. Each of their calls asks Redis, and is refused while that is away. `refuse` then refuses
+    also calls of runs that may have a plan for all that is known; else only tenants that have had one are refused those. What a pod held
+    for calls of runs ends when nothing has been heard of it for `lease_ms`, but not before 10 s.
     """
 
     share_budgets: bool = True  # false: each pod has the limits for itself, and Redis is for hints only

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 _ANSWER_S: Final = 1.0  # what Redis may take for one word
+_LEAST_ABSENCE_MS: Final = 10_000  # pods are heard of every second, unless they stand still for a while
 _SCRIPT: Final = Path(__file__).with_suffix(".lua")
 _KEYS: Final = ("", ":pods", ":acks", ":open", ":closed", ":ages", ":news", ":bell")
 _BURIED_AT_ONCE: Final = 200
@@ -149,7 +150,7 @@ async def connect(settings: Settings) -> SharedRuns | None:
         address=settings.redis.url,
         prefix=settings.redis.prefix,
         pod=pod_life(settings.server.data_dir),
-        lease_ms=settings.fleet.lease_ms,
+        lease_ms=max(settings.fleet.lease_ms, _LEAST_ABSENCE_MS),
         learn_ms=settings.fleet.learn_ms,
         keep_ms=(settings.limits.run_idle_hours + 24) * 3_600_000,
     )
