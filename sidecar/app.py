@@ -21,9 +21,6 @@ from msgspec.structs import replace
 
 from sidecar import VERSION
 from sidecar._core import Ledger
-from sidecar.alerts import Alerts, connect_alerts
-from sidecar.cache_proofs import CacheProofs
-from sidecar.cache_upkeep import CacheStores
 from sidecar.call import Call, Caller, Chunk, GenerateAsk, GenerateRequest, Message, Text
 from sidecar.catalog import Catalog
 from sidecar.catalog import load as load_catalog
@@ -54,7 +51,6 @@ from sidecar.policies.retries import Retries
 from sidecar.policies.runs import summary
 from sidecar.policies.sharing import Sharing
 from sidecar.providers import Provider
-from sidecar.run_upkeep import connect_runs
 from sidecar.settings import Settings
 from sidecar.settings.operation import Limits, Redis
 from sidecar.settings.routing import ProviderSettings
@@ -67,8 +63,13 @@ from sidecar.store.journal import JournalWatch, open_ledger
 from sidecar.store.preferences import UserPreferences
 from sidecar.store.shared_budgets import SharedBudgets
 from sidecar.store.usage import NOT_KEPT, UsageLog
-from sidecar.upkeep import connect_budgets, connect_hints, keep_usage, upkeep
-from sidecar.word_upkeep import Hearing, connect_words
+from sidecar.upkeep.alerts import Alerts, connect_alerts
+from sidecar.upkeep.cache_proofs import CacheProofs
+from sidecar.upkeep.cache_stores import CacheStores
+from sidecar.upkeep.pods import connect_budgets, connect_hints, upkeep
+from sidecar.upkeep.runs import connect_runs
+from sidecar.upkeep.usage import keep_usage
+from sidecar.upkeep.words import Hearing, connect_words
 
 _HOUSEKEEPING_S = 30.0
 _JOURNAL_WATCH_S = 1.0

@@ -7,11 +7,11 @@ import asyncio
 import sys
 import time
 
-from sidecar.alerts import receivers
 from sidecar.errors import SettingsError
 from sidecar.observe.alerts import trial
 from sidecar.observe.receivers import NotSent, Receiver
 from sidecar.settings import Settings
+from sidecar.upkeep.alerts import receivers
 
 
 def test(settings: Settings) -> int:

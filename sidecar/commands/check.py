@@ -17,11 +17,11 @@ from typing import Literal
 from msgspec import Struct, to_builtins
 
 from sidecar import catalog as catalogs
-from sidecar.alerts import receivers
 from sidecar.catalog import Catalog
 from sidecar.errors import SettingsError
 from sidecar.policies.models import Preferences, refusals
 from sidecar.settings import PLANS, Settings, load
+from sidecar.upkeep.alerts import receivers
 
 _PACKAGES = {"openai": "openai", "anthropic": "anthropic", "google": "google.genai"}
 

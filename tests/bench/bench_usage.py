@@ -19,7 +19,7 @@ from sidecar.days import Days
 from sidecar.engine import Engine
 from sidecar.store import usage_reports as reports
 from sidecar.store.usage_file import UsageFile, ask
-from sidecar.upkeep import keep_usage
+from sidecar.upkeep.usage import keep_usage
 from tests.bench.bench_resilience import make, make_call
 from tests.unit.store.usage_parts import a_row
 

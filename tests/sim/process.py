@@ -15,7 +15,7 @@ from sidecar.errors import Draining, StoreFailed
 from sidecar.policies.budgets import TopUp
 from sidecar.store.shared_budgets import pod_life
 from sidecar.store.usage_file import UsageFile
-from sidecar.word_upkeep import Hearing
+from sidecar.upkeep.words import Hearing
 from tests.sim.books import Books
 from tests.sim.ledger import WatchedLedger
 from tests.sim.operators import Operator

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from sidecar import caching, errors
-from sidecar.cache_calls import QuestionVectors
 from sidecar.call import Usage, Vectors
+from sidecar.upkeep.cache_calls import QuestionVectors
 from tests.unit.caching.parts import SIMILAR, Embedder, OpenJudge, ask
 from tests.unit.fakes import Bench
 

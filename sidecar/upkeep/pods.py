@@ -1,17 +1,14 @@
-"""What runs beside the calls and on no call's path: watching health, checking providers, telling other pods."""
+"""Other pods, and what is looked after all the time: hints of failing providers, shared budgets, active checks."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import uuid
 from collections.abc import Coroutine
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Gauge
 
 from sidecar.engine import Engine
 from sidecar.policies.breakers import Change
@@ -20,8 +17,6 @@ from sidecar.shares import Both
 from sidecar.store import hints, shared_budgets
 from sidecar.store.hints import Hints
 from sidecar.store.shared_budgets import SharedBudgets
-
-_QUIET_NS = 60_000_000_000  # between two alerts of the same kind
 
 
 async def connect_hints(engine: Engine) -> Hints | None:
@@ -99,44 +94,6 @@ async def connect_budgets(engine: Engine) -> SharedBudgets | None:
     if place is not None:
         await sharing.begin(place, settings.fleet.learn_ms / 1000 + 2)
     return place
-
-
-def keep_usage(engine: Engine, folder: Path) -> None:
-    """Write a row of the usage log for each call that ends, and tell operators when that fails: calls go on.
-
-    Needs a running event loop. Raises StoreFailed where the folder cannot be used, SettingsError for a missing package.
-    """
-    usage, registry = engine.usage, engine.meter.metrics.registry
-    loop = asyncio.get_running_loop()
-    lost = Counter("llm_usage_rows_lost_total", "Rows of the usage log for which there was no room.", registry=registry)
-    up = Gauge("llm_usage_store_up", "Whether the usage log can be written: 1 or 0.", ["store"], registry=registry)
-    waiting = Gauge("llm_usage_rows_waiting", "Rows of the usage log not yet in this store.", ["store"], registry=registry)
-    known = 0
-    quiet_until = 0
-
-    def told(place: str, problem: str) -> None:
-        nonlocal known, quiet_until
-        if place != "lost":
-            doing = "the usage log cannot be written" if place == "file" else "the usage log does not reach its PostgreSQL"
-            engine.trouble(f"usage {place}", problem and f"{doing}: {problem}", f"the usage log is written again ({place})")
-            return
-        lost.inc(usage.lost - known)
-        known = usage.lost
-        if engine.clock_ns() >= quiet_until:
-            quiet_until = engine.clock_ns() + _QUIET_NS
-            engine.meter.event("alert", problem, "error", key="usage lost")
-
-    def tell(place: str, problem: str) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(told, place, problem)
-
-    usage.tell = tell
-    usage.open(folder)
-    for store, read in (("file", lambda: usage.waiting), ("postgres", lambda: usage.unsent)):
-        if store == "file" or usage.is_shared:
-            up.labels(store).set_function(partial(lambda store: float(not usage.problems[store]), store))
-            waiting.labels(store).set_function(read)
-    engine.meter.on_call = usage.ended
 
 
 async def upkeep(engine: Engine, peers: Hints | None, budgets: SharedBudgets | None = None) -> None:

@@ -8,13 +8,13 @@ import sqlite3
 import pytest
 from msgspec.structs import replace
 
-from sidecar.cache_proofs import CacheProofs
 from sidecar.errors import StoreFailed
 from sidecar.forgetting import invalidate
 from sidecar.policies.cache_audits import Namespace
 from sidecar.store import proof_file
 from sidecar.store.cache_invalidation import Invalidation
 from sidecar.store.proof_file import ProofFile
+from sidecar.upkeep.cache_proofs import CacheProofs
 from tests.unit.fakes import Bench
 
 NAME = Namespace("oracle.intent", "free", "openai/gpt-4o-mini", "greet", "2", "1")
@@ -89,7 +89,7 @@ async def test_a_file_of_a_later_version_is_no_start(tmp_path):
 
 
 async def test_a_disk_that_says_no_is_told_of_once_and_nothing_is_forgotten(tmp_path, monkeypatch):
-    monkeypatch.setattr("sidecar.cache_proofs._RETRY_S", 0.01)
+    monkeypatch.setattr("sidecar.upkeep.cache_proofs._RETRY_S", 0.01)
     bench, audits, proofs = make(tmp_path)
     proofs.open()
     save, refusals = proofs._file.save, [StoreFailed("full")] * 3

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import Gauge
 
-from sidecar.cache_calls import QuestionVectors
 from sidecar.engine import Engine
 from sidecar.errors import StoreFailed
 from sidecar.forgetting import complain, forget, given_by
 from sidecar.store.cache_entry import Entry, vault_of
 from sidecar.store.cache_invalidation import Invalidation
 from sidecar.store.redis_server import client_of
+from sidecar.upkeep.cache_calls import QuestionVectors
 
 if TYPE_CHECKING:
     from sidecar.store.cache_file import CacheFile

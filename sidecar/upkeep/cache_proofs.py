@@ -13,7 +13,6 @@ from typing import Final
 import msgspec
 from prometheus_client import Counter, Gauge
 
-from sidecar.cache_calls import ModelJudge
 from sidecar.engine import Engine
 from sidecar.errors import StoreFailed
 from sidecar.json_text import UNREADABLE
@@ -21,6 +20,7 @@ from sidecar.policies.cache_audits import MOST, Counts, Kept, Namespace
 from sidecar.policies.cache_judge import CacheJudge
 from sidecar.store.proof_file import ProofFile
 from sidecar.store.shared_proofs import SharedProofs, connect
+from sidecar.upkeep.cache_calls import ModelJudge
 
 _GATHER_S: Final = 0.2  # what a killed process forgets
 _RETRY_S: Final = 5.0
