@@ -5,9 +5,10 @@ from __future__ import annotations
 from msgspec import Struct
 from msgspec.json import decode
 
-from sidecar.call import Chunk, Finish, Head, ToolCall, ToolDelta, Usage
+from sidecar.call import Chunk, Finish, Head, ToolDelta, Usage
 from sidecar.errors import ProviderEmpty, ProviderGarbled, StreamCut
 from sidecar.json_text import UNREADABLE
+from sidecar.request import ToolCall
 
 
 class _OpenToolCall(Struct):

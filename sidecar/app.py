@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from sidecar import VERSION
 from sidecar._core import Ledger
-from sidecar.call import Call, Caller, Chunk, GenerateAsk, GenerateRequest, Message, Text
+from sidecar.call import Call, Chunk, GenerateAsk
 from sidecar.catalog import Catalog
 from sidecar.catalog import load as load_catalog
 from sidecar.counting import count_text
@@ -51,6 +51,7 @@ from sidecar.policies.retries import Retries
 from sidecar.policies.runs import summary
 from sidecar.policies.sharing import Sharing
 from sidecar.providers import Provider
+from sidecar.request import Caller, GenerateRequest, Message, Text
 from sidecar.settings import Settings
 from sidecar.settings.operation import Limits, Redis
 from sidecar.settings.routing import ProviderSettings

@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from sidecar.answer import Answer
-from sidecar.call import NOTHING, Call, Candidate, EmbedRequest, Image, Usage, Vectors
+from sidecar.call import NOTHING, Call, Candidate, Usage, Vectors
 from sidecar.counting import count_text
 from sidecar.errors import SidecarError, StreamCut
+from sidecar.request import EmbedRequest, Image
 
 _FAR_ABOVE = 4  # times what a model can take in or put out: no figure
 _LEAST_FAR_ABOVE = 10_000  # tokens: of small models a few too many are no sign of nonsense

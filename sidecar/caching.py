@@ -11,12 +11,13 @@ from msgspec.structs import replace
 
 from sidecar._core import compare
 from sidecar.answer import Answer
-from sidecar.call import Call, Candidate, Chunk, EmbedRequest, GenerateRequest, Recalled, Send, Start, Usage, Vectors
+from sidecar.call import Call, Candidate, Chunk, Recalled, Send, Start, Usage, Vectors
 from sidecar.counting import count_embed
 from sidecar.engine import Engine
 from sidecar.policies.cache_keys import Key, key_of, vector_keys
 from sidecar.policies.cache_rules import Rule, acceptance, life_ms, may_keep, rule_of
 from sidecar.policies.cache_similar import Given, Likely
+from sidecar.request import EmbedRequest, GenerateRequest
 from sidecar.store.answers import Found
 from sidecar.store.cache_entry import Entry, Named
 

@@ -13,7 +13,7 @@ from sidecar._core import Exceeded, Refusal
 from sidecar.answer import Answer
 from sidecar.billing import billed, images
 from sidecar.caching import Batch
-from sidecar.call import Call, Candidate, Chunk, EmbedAsk, EmbedRequest, GenerateAsk, GenerateRequest, Head, Start, Tried, Vectors
+from sidecar.call import Call, Candidate, Chunk, EmbedAsk, GenerateAsk, Head, Start, Tried, Vectors
 from sidecar.engine import Engine
 from sidecar.errors import (
     ProviderAuthFailed,
@@ -28,6 +28,7 @@ from sidecar.errors import (
 )
 from sidecar.policies.quotas import Quota
 from sidecar.policies.retries import counts_against
+from sidecar.request import EmbedRequest, GenerateRequest
 from sidecar.time_limit import TimeLimit
 
 _NO_ANSWER = ("refusal", "content_filter", "tool_calls")  # ends that no schema was promised for; one cut by `length` must still fit

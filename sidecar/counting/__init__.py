@@ -25,9 +25,9 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from sidecar.call import Message, ResponseFormat, Tool
 from sidecar.counting import estimates, openai
 from sidecar.counting.encodings import Encoding, TooMany, bounded, counter, once
+from sidecar.request import Message, ResponseFormat, Tool
 
 _EXACT: dict[str, Encoding] = {"o200k_base": "o200k_base", "cl100k_base": "cl100k_base"}
 _SURPLUS = 1.5  # of a request to OpenAI of which a part is estimated: a picture counts as the largest when its size is unknown

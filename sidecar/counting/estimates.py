@@ -14,9 +14,9 @@ from msgspec import Struct
 from msgspec.json import encode
 from msgspec.structs import replace
 
-from sidecar.call import Image, Message, ResponseFormat, Text, Tool, ToolCall, ToolResult
 from sidecar.counting import images
 from sidecar.counting.encodings import Count, Encoding
+from sidecar.request import Image, Message, ResponseFormat, Text, Tool, ToolCall, ToolResult
 
 _DIGITS = b"0123456789"
 _CAPITALS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"

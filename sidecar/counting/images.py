@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import ceil
 
-from sidecar.call import Image
+from sidecar.request import Image
 
 # A JPEG's frame header comes after its metadata: a thumbnail and a colour profile take tens of kilobytes, seldom more.
 _JPEG_SEARCH_BYTES = 1 << 20

@@ -13,9 +13,9 @@ from typing import Any
 
 from msgspec.json import encode
 
-from sidecar.call import Image, Message, ResponseFormat, Text, Tool, ToolCall, ToolResult
 from sidecar.counting import images
 from sidecar.counting.encodings import Count
+from sidecar.request import Image, Message, ResponseFormat, Text, Tool, ToolCall, ToolResult
 
 _MESSAGE = 4  # three around each message, and its role, which is one token in both encodings
 _REPLY = 3

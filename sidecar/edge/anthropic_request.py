@@ -9,9 +9,9 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sidecar.call import GenerateRequest, Image, Message, Part, ResponseFormat, Text, Tool, ToolCall, ToolChoice, ToolResult
 from sidecar.edge.dialect import Asked, Words, base64, model_of, on_cut_of, schema_format, shaped, signature_of, sort
 from sidecar.errors import InvalidRequest
+from sidecar.request import GenerateRequest, Image, Message, Part, ResponseFormat, Text, Tool, ToolCall, ToolChoice, ToolResult
 
 _MESSAGES = frozenset(
     (

@@ -6,9 +6,10 @@ import os
 import time
 from collections.abc import Mapping
 
-from sidecar.call import Call, EmbedRequest, GenerateRequest, Operation, Send
+from sidecar.call import Call, Operation, Send
 from sidecar.engine import Engine
 from sidecar.errors import InvalidRequest
+from sidecar.request import EmbedRequest, GenerateRequest
 
 CALLER = ("service", "node", "tenant", "user", "plan", "run", "agent")
 METADATA = frozenset({"accept-language", "traceparent", *(f"x-sidecar-{name}" for name in CALLER)})

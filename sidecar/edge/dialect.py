@@ -17,13 +17,14 @@ from aiohttp import web
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sidecar.call import Call, Caller, Chunk, GenerateRequest, Image, ResponseFormat, Start, Usage
+from sidecar.call import Call, Chunk, Start, Usage
 from sidecar.edge.http import Door, decoded
 from sidecar.edge.http_errors import Failure
 from sidecar.edge.http_native import read
 from sidecar.edge.sse import Frames
 from sidecar.edge.wire import FINISHES, KINDS, embed_request, generate_request
 from sidecar.errors import InvalidRequest, RequestError, SidecarError
+from sidecar.request import Caller, GenerateRequest, Image, ResponseFormat
 from sidecar.v1 import llm_pb2 as pb
 
 S = TypeVar("S", bound=Struct)

@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 from msgspec.structs import replace
 
-from sidecar.call import Call, EmbedRequest, GenerateRequest, Operation, Send
+from sidecar.call import Call, Operation, Send
 from sidecar.edge.arrivals import METADATA, arrive, note
 from sidecar.edge.calls import Calls
 from sidecar.edge.http_errors import SERVER, BadHttp, Failure, NoSuchPath, TooLarge, TooSlow, WrongMethod, WrongType, failure_of
@@ -24,6 +24,7 @@ from sidecar.errors import Cancelled, InvalidRequest, NotAllowed, SidecarError
 from sidecar.json_text import UNREADABLE
 from sidecar.pipeline import plan, run
 from sidecar.policies.quotas import Standing
+from sidecar.request import EmbedRequest, GenerateRequest
 from sidecar.time_limit import TimeLimit
 
 _CALL = "sidecar.call"  # where a request keeps its call, for its failure to tell what came and what it cost

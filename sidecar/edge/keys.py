@@ -5,9 +5,9 @@ from __future__ import annotations
 import hmac
 from hashlib import sha256
 
-from sidecar.call import Caller
 from sidecar.edge.arrivals import CALLER
 from sidecar.errors import NotAllowed, Unauthenticated
+from sidecar.request import Caller
 from sidecar.settings.doors import Auth, Token
 
 _HOW = "send it as `authorization: Bearer TOKEN`"

@@ -8,21 +8,10 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sidecar.call import (
-    EmbedRequest,
-    GenerateRequest,
-    Message,
-    Part,
-    ResponseFormat,
-    Text,
-    Tool,
-    ToolCall,
-    ToolChoice,
-    ToolResult,
-)
 from sidecar.counting.encodings import decoded
 from sidecar.edge.dialect import Words, image, model_of, on_cut_of, schema_format, shaped, signature_of, sort
 from sidecar.errors import InvalidRequest
+from sidecar.request import EmbedRequest, GenerateRequest, Message, Part, ResponseFormat, Text, Tool, ToolCall, ToolChoice, ToolResult
 
 _ONE_ANSWER = "an answer is one text; call again for another"
 _NO_PROBABILITIES = "probabilities of tokens are not carried"

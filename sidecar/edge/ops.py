@@ -8,7 +8,7 @@ from typing import Literal
 
 from sidecar import VERSION
 from sidecar.caching import look_up
-from sidecar.call import Call, Candidate, GenerateRequest
+from sidecar.call import Call, Candidate
 from sidecar.catalog import Model
 from sidecar.edge.audit import Audited
 from sidecar.edge.budget_ops import BudgetOps
@@ -24,6 +24,7 @@ from sidecar.engine import Engine
 from sidecar.errors import InvalidRequest, NotAllowed, UnknownBreaker
 from sidecar.pipeline import plan
 from sidecar.policies.breakers import BreakerFacts
+from sidecar.request import GenerateRequest
 from sidecar.settings.reading import nearest, shown
 from sidecar.stages.identify import checked_name
 from sidecar.v1 import ops_pb2 as pb

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from sidecar.call import Call, Chunk, EmbedRequest, GenerateRequest, Operation, Send, Start
+from sidecar.call import Call, Chunk, Operation, Send, Start
 from sidecar.edge.arrivals import METADATA, arrive, note
 from sidecar.edge.calls import Calls
 from sidecar.edge.keys import Keys
@@ -29,6 +29,7 @@ from sidecar.engine import Engine
 from sidecar.errors import Cancelled, InvalidRequest
 from sidecar.pipeline import plan, run
 from sidecar.policies.cache_repeats import Asked
+from sidecar.request import EmbedRequest, GenerateRequest
 from sidecar.v1 import llm_pb2 as pb
 from sidecar.v1 import llm_pb2_grpc
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sidecar.call import Priority
 from sidecar.errors import InvalidRequest
 from sidecar.policies.runs import DEFAULT_RESERVE_PERCENT, RunPlan, Share
+from sidecar.request import Priority
 from sidecar.v1 import llm_pb2 as pb
 
 _PRIORITIES: dict[int, Priority] = {

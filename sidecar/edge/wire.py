@@ -11,32 +11,27 @@ from google.protobuf.struct_pb2 import Value
 from msgspec.json import decode
 
 from sidecar.answer import Answer
-from sidecar.call import (
+from sidecar.call import Call, Candidate, Chunk, Finish, Recalled, Start
+from sidecar.catalog import Model
+from sidecar.edge.run_plans import run_plan
+from sidecar.errors import InvalidRequest
+from sidecar.json_text import UNREADABLE
+from sidecar.request import (
     NOBODY,
-    Call,
     Caller,
-    Candidate,
-    Chunk,
     EmbedRequest,
-    Finish,
     GenerateRequest,
     Image,
     Message,
     Part,
-    Recalled,
     ResponseFormat,
     Role,
-    Start,
     Text,
     Tool,
     ToolCall,
     ToolChoice,
     ToolResult,
 )
-from sidecar.catalog import Model
-from sidecar.edge.run_plans import run_plan
-from sidecar.errors import InvalidRequest
-from sidecar.json_text import UNREADABLE
 from sidecar.v1 import llm_pb2 as pb
 
 _ROLES: dict[int, Role] = {pb.ROLE_SYSTEM: "system", pb.ROLE_USER: "user", pb.ROLE_ASSISTANT: "assistant", pb.ROLE_TOOL: "tool"}

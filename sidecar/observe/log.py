@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from msgspec import Struct
 from msgspec.json import Encoder
 
-from sidecar.call import GenerateRequest, Text
+from sidecar.request import GenerateRequest, Text
 
 if TYPE_CHECKING:
     from sidecar.call import Call

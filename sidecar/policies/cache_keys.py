@@ -9,7 +9,8 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.json import Encoder
 
-from sidecar.call import Call, Candidate, EmbedRequest, GenerateRequest, Image, Message, Part, Text
+from sidecar.call import Call, Candidate
+from sidecar.request import EmbedRequest, GenerateRequest, Image, Message, Part, Text
 
 _encode = Encoder().encode  # JSON, in the order in which it came: the order of a schema's properties guides the model
 _encode_options = Encoder(order="deterministic").encode  # of a map without an order of its own

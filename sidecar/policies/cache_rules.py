@@ -8,7 +8,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-from sidecar.call import Call, GenerateRequest, Text
+from sidecar.call import Call
+from sidecar.request import GenerateRequest, Text
 from sidecar.settings import Settings
 from sidecar.settings.caching import CacheSettings, NodeCache
 

@@ -24,7 +24,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from sidecar.call import Image, Message, Text, ToolResult
+from sidecar.request import Image, Message, Text, ToolResult
 
 _END = 4_000  # characters
 _REASONING = re.compile(

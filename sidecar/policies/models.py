@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sidecar.call import Complexity, Feature, Skipped
+from sidecar.call import Feature, Skipped
 from sidecar.errors import UnknownModel
+from sidecar.request import Complexity
 
 if TYPE_CHECKING:
     from sidecar.catalog import Catalog, Model, Node

@@ -6,8 +6,8 @@ import asyncio
 from collections import OrderedDict
 from typing import get_args
 
-from sidecar.call import Priority
 from sidecar.errors import Overloaded
+from sidecar.request import Priority
 
 _PRIORITIES: tuple[Priority, ...] = get_args(Priority)  # the most important first
 _GUESSED_MS = 1_000.0  # how long a place is held, before anybody has left one

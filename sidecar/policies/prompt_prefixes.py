@@ -16,8 +16,9 @@ import msgspec
 from msgspec import Struct
 
 from sidecar.billing import may_write
-from sidecar.call import Call, Candidate, GenerateAsk, GenerateRequest, Image, Part, Text
+from sidecar.call import Call, Candidate, GenerateAsk
 from sidecar.catalog import Model
+from sidecar.request import GenerateRequest, Image, Part, Text
 from sidecar.settings import Settings
 
 TOOLS: Final = -1  # the mark behind the last tool

@@ -9,9 +9,10 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from sidecar._core import Balance, Ledger, Rule
-from sidecar.call import Call, Priority
+from sidecar.call import Call
 from sidecar.errors import InvalidRequest, Overloaded
 from sidecar.policies.run_rules import is_closed, most_input, most_output, objection
+from sidecar.request import Priority
 
 if TYPE_CHECKING:
     from sidecar.policies.shared_runs import SharedRuns

@@ -14,12 +14,13 @@ from msgspec.json import decode, encode
 from msgspec.structs import replace
 
 from sidecar._core import Rule
-from sidecar.call import Call, GenerateRequest
+from sidecar.call import Call
 from sidecar.errors import BudgetExceeded, InvalidRequest, Overloaded, SidecarError, StoreFailed
 from sidecar.policies.run_rules import is_closed, objection, over_limit
 from sidecar.policies.runs import MOST_STEPS_SEEN, Run, RunPlan, account_of, check
 from sidecar.policies.shared_run_parts import AllPods, Own, hold_of, step_words, whole
 from sidecar.policies.shared_run_talk import AGAIN_MS, BEYOND, Key, Known, RunTalk, generation_at, key_text
+from sidecar.request import GenerateRequest
 
 _TRUST_MS = 3_500  # for so long whoever opens a run waits for a pod that may not know it: longer than it trusts, clocks run differently
 _ON_ITS_WAY_S = 0.03  # to other pods: what a call that has just ended did cost

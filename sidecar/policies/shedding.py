@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from sidecar.call import Priority
 from sidecar.errors import Overloaded
+from sidecar.request import Priority
 from sidecar.settings.operation import Admission
 
 _LOOK_MS = 50

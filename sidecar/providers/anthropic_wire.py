@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw, Struct, field
 
-from sidecar.call import Chunk, EmbedAsk, Feature, Finish, GenerateAsk, Image, Part, Text, ToolCall, ToolChoice, ToolDelta, Usage
+from sidecar.call import Chunk, EmbedAsk, Feature, Finish, GenerateAsk, ToolDelta, Usage
 from sidecar.errors import (
     ProviderAuthFailed,
     ProviderContextExceeded,
@@ -33,6 +33,7 @@ from sidecar.providers import turns
 from sidecar.providers.http import head, retry_after_ms, scrubbed
 from sidecar.providers.statuses import by_status, garbled, no_words
 from sidecar.providers.words import by_words, wait_in_words_ms
+from sidecar.request import Image, Part, Text, ToolCall, ToolChoice
 
 FEATURES: Final[frozenset[Feature]] = frozenset(
     {"generate", "system", "image", "image_url", "tools", "tool_choice", "strict_tools", "json_schema", "strict_schema", "stop", "sampling"}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from sidecar.call import Chunk, EmbedAsk, Emit, Feature, GenerateAsk, Head, Text, ToolResult, Usage, Vectors
+from sidecar.call import Chunk, EmbedAsk, Emit, Feature, GenerateAsk, Head, Usage, Vectors
 from sidecar.counting import count_embed, count_text
 from sidecar.errors import (
     InvalidRequest,
@@ -22,6 +22,7 @@ from sidecar.errors import (
     ProviderRejected,
     ProviderUnavailable,
 )
+from sidecar.request import Text, ToolResult
 from sidecar.settings.routing import ProviderSettings
 
 FEATURES: frozenset[Feature] = frozenset({"generate", "embed", "system", "stop", "seed", "sampling", "dimensions"})

@@ -15,28 +15,14 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw, Struct, field
 
-from sidecar.call import (
-    Chunk,
-    EmbedAsk,
-    Feature,
-    Finish,
-    GenerateAsk,
-    Head,
-    Image,
-    Part,
-    Text,
-    ToolCall,
-    ToolChoice,
-    ToolDelta,
-    Usage,
-    Vectors,
-)
+from sidecar.call import Chunk, EmbedAsk, Feature, Finish, GenerateAsk, Head, ToolDelta, Usage, Vectors
 from sidecar.errors import ProviderError, ProviderGarbled
 from sidecar.json_text import UNREADABLE, text_of
 from sidecar.providers import turns
 from sidecar.providers.google_failure import failure
 from sidecar.providers.statuses import garbled
 from sidecar.providers.tool_calls import WholeCalls, made_id
+from sidecar.request import Image, Part, Text, ToolCall, ToolChoice
 
 __all__ = ["FEATURES", "FINISHES", "chunk", "embed_request", "failure", "model_path", "reply", "request", "vectors"]
 

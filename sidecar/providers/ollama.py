@@ -16,22 +16,7 @@ import msgspec
 from msgspec import Raw, Struct, field
 from msgspec.structs import replace
 
-from sidecar.call import (
-    Chunk,
-    EmbedAsk,
-    Emit,
-    Feature,
-    Finish,
-    GenerateAsk,
-    Image,
-    Message,
-    Text,
-    ToolCall,
-    ToolDelta,
-    ToolResult,
-    Usage,
-    Vectors,
-)
+from sidecar.call import Chunk, EmbedAsk, Emit, Feature, Finish, GenerateAsk, ToolDelta, Usage, Vectors
 from sidecar.errors import (
     ProviderError,
     ProviderGarbled,
@@ -49,6 +34,7 @@ from sidecar.providers.sse import Lines
 from sidecar.providers.statuses import by_status, garbled, no_words
 from sidecar.providers.tool_calls import WholeCalls, made_id
 from sidecar.providers.words import by_words, wait_in_words_ms
+from sidecar.request import Image, Message, Text, ToolCall, ToolResult
 
 if TYPE_CHECKING:
     from sidecar.settings.routing import ProviderSettings

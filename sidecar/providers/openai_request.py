@@ -11,9 +11,10 @@ from typing import Any
 
 import msgspec
 
-from sidecar.call import EmbedAsk, Feature, GenerateAsk, Image, Message, Part, Text, Tool, ToolCall, ToolResult
+from sidecar.call import EmbedAsk, Feature, GenerateAsk
 from sidecar.errors import ProviderRejected
 from sidecar.providers.turns import with_options
+from sidecar.request import Image, Message, Part, Text, Tool, ToolCall, ToolResult
 
 FEATURES: frozenset[Feature] = frozenset(
     (

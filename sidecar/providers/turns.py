@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from sidecar.call import Message, Part, Text, ToolCall
+from sidecar.request import Message, Part, Text, ToolCall
 
 Speaker = Literal["user", "assistant"]
 

@@ -8,22 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from sidecar import schemas
-from sidecar.call import (
-    Call,
-    EmbedRequest,
-    Feature,
-    GenerateRequest,
-    Image,
-    Message,
-    ResponseFormat,
-    Text,
-    Tool,
-    ToolCall,
-    ToolResult,
-)
+from sidecar.call import Call, Feature
 from sidecar.engine import Engine
 from sidecar.errors import InvalidRequest
 from sidecar.json_text import UNREADABLE
+from sidecar.request import EmbedRequest, GenerateRequest, Image, Message, ResponseFormat, Text, Tool, ToolCall, ToolResult
 
 _MOST_INPUTS = 2048
 _MOST_TOOLS = 128

@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec.structs import replace
 
 from sidecar.billing import images, may_write
-from sidecar.call import Call, Candidate, Complexity, EmbedRequest, Feature, Skipped
+from sidecar.call import Call, Candidate, Feature, Skipped
 from sidecar.catalog import Model
 from sidecar.counting import Size
 from sidecar.engine import Engine
@@ -15,6 +15,7 @@ from sidecar.errors import BudgetExceeded, NoCandidate, NotAllowed, PromptTooLon
 from sidecar.policies.complexity import estimate
 from sidecar.policies.endpoints import in_order
 from sidecar.policies.models import Choice, Preference
+from sidecar.request import Complexity, EmbedRequest
 
 _DEFAULT_OUTPUT_TOKENS = 4096  # as most rows of the portfolio
 _LEAST_OUTPUT_TOKENS = 1024  # of an answer's limit, an estimate of the prompt does not take these: it may be far above the truth

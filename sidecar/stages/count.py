@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from sidecar.call import Call, EmbedRequest
+from sidecar.call import Call
 from sidecar.catalog import Model
 from sidecar.counting import Size, count_embed, count_generate
 from sidecar.engine import Engine
+from sidecar.request import EmbedRequest
 
 
 def count(engine: Engine, call: Call) -> None:

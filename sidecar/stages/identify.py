@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from sidecar.call import NOBODY, Call, Caller
+from sidecar.call import Call
 from sidecar.engine import Engine
 from sidecar.errors import InvalidRequest
+from sidecar.request import NOBODY, Caller
 from sidecar.trace_context import trace_id
 
 _LONGEST = 256  # bytes of one name

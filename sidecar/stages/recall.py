@@ -18,13 +18,14 @@ from sidecar.caching import (
     server_of,
     similar,
 )
-from sidecar.call import Call, EmbedRequest, Recalled
+from sidecar.call import Call, Recalled
 from sidecar.engine import Engine
 from sidecar.errors import NotCached
 from sidecar.policies.cache_keys import NO_KEY, key_of
 from sidecar.policies.cache_repeats import Repeat
 from sidecar.policies.cache_rules import Rule, acceptance, rule_of
 from sidecar.policies.cache_similar import Likely
+from sidecar.request import EmbedRequest
 from sidecar.store.answers import Found
 from sidecar.time_limit import TimeLimit
 from sidecar.trace_context import trace_id

@@ -12,7 +12,8 @@ from msgspec.msgpack import Decoder as MessagePackDecoder
 from msgspec.msgpack import Encoder as MessagePackEncoder
 from msgspec.structs import fields
 
-from sidecar.call import NOTHING, Caller, Candidate, GenerateRequest, Tried, Usage
+from sidecar.call import NOTHING, Candidate, Tried, Usage
+from sidecar.request import Caller, GenerateRequest
 
 if TYPE_CHECKING:
     from sidecar.call import Call

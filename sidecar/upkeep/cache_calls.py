@@ -10,13 +10,14 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
-from sidecar.call import Call, Caller, EmbedRequest, GenerateRequest, Priority
+from sidecar.call import Call
 from sidecar.catalog import Model
 from sidecar.engine import Engine
 from sidecar.errors import ProviderContextExceeded, ProviderRejected, SidecarError
 from sidecar.pipeline import run
 from sidecar.policies import model_judge
 from sidecar.policies.cache_rules import last_turn
+from sidecar.request import Caller, EmbedRequest, GenerateRequest, Priority
 
 _JUDGE_PROMPT: Final = "cache-audit"  # under which a judge's calls are found in the usage log
 _JUDGE_S: Final = 30.0

@@ -21,9 +21,10 @@ import psutil
 
 import sidecar.pipeline as pipeline
 from sidecar._core import PromptIndex
-from sidecar.call import Call, Caller, GenerateRequest
+from sidecar.call import Call
 from sidecar.policies.cache_keys import key_of
 from sidecar.policies.cache_rules import rule_of
+from sidecar.request import Caller, GenerateRequest
 from sidecar.settings.caching import CacheSettings
 from sidecar.store.answers import Answers
 from sidecar.store.cache_entry import packed, unpacked

@@ -19,10 +19,11 @@ from typing import Any
 import sidecar.pipeline as pipeline
 from sidecar.answer import Answer
 from sidecar.app import make_engine
-from sidecar.call import Call, Caller, Chunk, GenerateAsk, GenerateRequest, Tried, Usage
+from sidecar.call import Call, Chunk, GenerateAsk, Tried, Usage
 from sidecar.catalog import load as load_catalog
 from sidecar.engine import Engine
 from sidecar.observe import Log
+from sidecar.request import Caller, GenerateRequest
 from sidecar.settings import load
 from sidecar.stages.attempt import attempt
 

@@ -19,7 +19,8 @@ from typing import Any
 
 import msgspec
 
-from sidecar.call import EmbedAsk, GenerateAsk, Image, Message, Part, ResponseFormat, Text, Tool, ToolCall, ToolChoice, ToolResult
+from sidecar.call import EmbedAsk, GenerateAsk
+from sidecar.request import Image, Message, Part, ResponseFormat, Text, Tool, ToolCall, ToolChoice, ToolResult
 
 # What no provider's reader may take for an answer, nor fail on in any other way than by ProviderGarbled.
 HOSTILE = [b'{"x":' + b"[" * 200_000, b'"\xff"', b"\xff\xfe", b"null", b"1"]

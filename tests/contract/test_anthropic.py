@@ -12,11 +12,12 @@ import anthropic
 import httpx2
 import pytest
 
-from sidecar.call import GenerateAsk, Message, Text
+from sidecar.call import GenerateAsk
 from sidecar.errors import ProviderError, ProviderGarbled, ProviderRejected, ProviderTimeout, ProviderUnavailable, SettingsError, StreamCut
 from sidecar.providers import Provider
 from sidecar.providers import anthropic as ours
 from sidecar.providers.anthropic_wire import FINISHES
+from sidecar.request import Message, Text
 from sidecar.settings.routing import ProviderSettings
 from tests.contract import golden
 from tests.contract.fake import Emitted, FakeProvider, Script

@@ -10,9 +10,10 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from sidecar.call import Chunk, GenerateAsk, Message, Text
+from sidecar.call import Chunk, GenerateAsk
 from sidecar.errors import ProviderError, ProviderQuotaExhausted, StreamCut
 from sidecar.providers import Provider, anthropic, compatible, google, ollama, openai
+from sidecar.request import Message, Text
 from sidecar.settings.routing import ProviderSettings
 from tests.contract.fake import Emitted, FakeProvider, Script
 

@@ -13,7 +13,7 @@ from google.genai import errors as sdk_errors
 from google.genai import types as sdk_types
 
 from sidecar.answer import Answer
-from sidecar.call import Call, Chunk, EmbedAsk, GenerateAsk, GenerateRequest, Message, Text
+from sidecar.call import Call, Chunk, EmbedAsk, GenerateAsk
 from sidecar.edge.wire import delta_events, generate_request, tool_call_messages
 from sidecar.errors import (
     ProviderAuthFailed,
@@ -28,6 +28,7 @@ from sidecar.errors import (
 from sidecar.providers import Provider
 from sidecar.providers import google as ours
 from sidecar.providers.google_wire import FINISHES
+from sidecar.request import GenerateRequest, Message, Text
 from sidecar.settings.routing import ProviderSettings
 from sidecar.v1 import llm_pb2 as pb
 from tests.contract import golden

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.call import Chunk, EmbedAsk, GenerateAsk, Message, Text
+from sidecar.call import Chunk, EmbedAsk, GenerateAsk
 from sidecar.errors import (
     ProviderContextExceeded,
     ProviderError,
@@ -20,6 +20,7 @@ from sidecar.errors import (
 from sidecar.providers import Provider
 from sidecar.providers import ollama as ours
 from sidecar.providers.tool_calls import WholeCalls
+from sidecar.request import Message, Text
 from sidecar.settings.routing import ProviderSettings
 from tests.contract import golden
 from tests.contract.fake import Emitted, FakeProvider, Script

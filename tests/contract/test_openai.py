@@ -13,7 +13,7 @@ import msgspec
 import openai as sdk
 import pytest
 
-from sidecar.call import Chunk, EmbedAsk, GenerateAsk, Image, Message
+from sidecar.call import Chunk, EmbedAsk, GenerateAsk
 from sidecar.errors import (
     ProviderAuthFailed,
     ProviderError,
@@ -25,6 +25,7 @@ from sidecar.errors import (
     StreamCut,
 )
 from sidecar.providers import compatible, openai
+from sidecar.request import Image, Message
 from sidecar.settings.routing import ProviderSettings
 from tests.contract import golden
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sidecar.call import Chunk, EmbedAsk, GenerateAsk, Message, Text
+from sidecar.call import Chunk, EmbedAsk, GenerateAsk
 from sidecar.errors import (
     ProviderAuthFailed,
     ProviderError,
@@ -23,6 +23,7 @@ from sidecar.errors import (
     StreamCut,
 )
 from sidecar.providers import Provider, compatible, openai
+from sidecar.request import Message, Text
 from sidecar.settings.routing import ProviderSettings
 from tests.contract.fake import Emitted, FakeProvider, Script
 

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from sidecar.answer import Answer
-from sidecar.call import EmbedAsk, GenerateAsk, Message, Text, Usage
+from sidecar.call import EmbedAsk, GenerateAsk, Usage
 from sidecar.errors import ProviderError
 from sidecar.providers import Provider, anthropic, google, ollama, openai
+from sidecar.request import Message, Text
 from sidecar.settings.routing import ProviderSettings
 from tests.contract.fake import Emitted, FakeProvider, Script
 

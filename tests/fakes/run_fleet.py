@@ -11,10 +11,11 @@ import redis.asyncio as redis
 from msgspec.json import decode, encode
 
 from sidecar._core import Denial, Ledger
-from sidecar.call import Call, Caller, GenerateRequest, Usage
+from sidecar.call import Call, Usage
 from sidecar.errors import BudgetExceeded, StoreFailed
 from sidecar.policies.runs import Run, RunPlan, Runs
 from sidecar.policies.shared_runs import SharedRuns
+from sidecar.request import Caller, GenerateRequest
 from sidecar.store.shared_runs import SharedRuns as Place
 from tests.fakes.run_meeting import FakePlace, Memory
 from tests.fakes.servers import Server, programs

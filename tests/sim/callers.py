@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from sidecar.call import Caller as Identity
-from sidecar.call import EmbedRequest, GenerateRequest, ResponseFormat
 from sidecar.policies.runs import RunPlan, Share
+from sidecar.request import Caller as Identity
+from sidecar.request import EmbedRequest, GenerateRequest, ResponseFormat
 from tests.sim.deployment import AGENTS, EMBEDDING_MODELS, MODELS, NODES, PLANS, SERVICES, TENANTS, USERS
 from tests.sim.seen import Caller
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from sidecar.call import EmbedRequest
+from sidecar.request import EmbedRequest
 
 _NOTICE = "calls like this have just been dear"
 

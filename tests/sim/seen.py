@@ -6,7 +6,8 @@ import asyncio
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from sidecar.call import Call, EmbedRequest, GenerateRequest, Usage
+from sidecar.call import Call, Usage
+from sidecar.request import EmbedRequest, GenerateRequest
 
 GRACE_S = 0.25  # how long after its deadline a call may still be ending
 CURRENT: ContextVar[Caller] = ContextVar("caller")

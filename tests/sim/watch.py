@@ -9,7 +9,8 @@ from collections import Counter
 from math import inf
 
 from sidecar.billing import tokens
-from sidecar.call import EmbedRequest, Start
+from sidecar.call import Start
+from sidecar.request import EmbedRequest
 from tests.sim.breakers import BreakerRules, has_quota
 from tests.sim.seen import CURRENT, GRACE_S, Notes, One
 from tests.sim.silence import too_impatient, too_patient

@@ -10,10 +10,11 @@ from typing import get_args
 
 from sidecar._core import Ledger
 from sidecar.app import make_engine
-from sidecar.call import Call, Chunk, Feature, GenerateRequest, Usage, Vectors
+from sidecar.call import Call, Chunk, Feature, Usage, Vectors
 from sidecar.catalog import load as load_catalog
 from sidecar.observe import Log
 from sidecar.pipeline import run
+from sidecar.request import GenerateRequest
 from sidecar.settings import load
 
 FEATURES = frozenset(get_args(Feature))
@@ -120,6 +121,6 @@ class Bench:
 
 
 def caller(node, **fields):
-    from sidecar.call import Caller
+    from sidecar.request import Caller
 
     return Caller(node=node, **fields)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.call import Chunk, GenerateRequest, Image, Message, Text, Usage
+from sidecar.call import Chunk, Usage
+from sidecar.request import GenerateRequest, Image, Message, Text
 from tests.unit.fakes import Bench, caller
 
 END = {"finish": "stop", "raw_finish": "stop", "last": True}

@@ -8,8 +8,9 @@ from collections import Counter
 import pytest
 
 from sidecar import errors
-from sidecar.call import Chunk, GenerateRequest, Text, Usage
+from sidecar.call import Chunk, Usage
 from sidecar.pipeline import run
+from sidecar.request import GenerateRequest, Text
 from sidecar.store.cache_invalidation import Invalidation
 from tests.unit.fakes import Bench, FakeProvider, caller
 

@@ -6,7 +6,8 @@ import time
 import pytest
 
 from sidecar import errors
-from sidecar.call import Chunk, EmbedRequest, GenerateRequest, ResponseFormat, Start, ToolDelta, Usage
+from sidecar.call import Chunk, Start, ToolDelta, Usage
+from sidecar.request import EmbedRequest, GenerateRequest, ResponseFormat
 from tests.unit.fakes import DONE, Bench, caller
 
 SCHEMA = ResponseFormat("json_schema", "a", {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}, True)

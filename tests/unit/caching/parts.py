@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from sidecar import errors
-from sidecar.call import Chunk, GenerateRequest, Usage, Vectors
+from sidecar.call import Chunk, Usage, Vectors
+from sidecar.request import GenerateRequest
 from tests.unit.fakes import DONE, FakeProvider, caller
 
 NODE = "SIDECAR_NODES__CORE__REACT_AGENT__CACHE__"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.call import Image, Message, Text
 from sidecar.pipeline import plan
 from sidecar.policies.cache_keys import key_of
 from sidecar.policies.cache_rules import has_time_words
+from sidecar.request import Image, Message, Text
 from tests.unit.caching.parts import ask
 from tests.unit.fakes import Bench
 

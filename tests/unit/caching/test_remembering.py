@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from sidecar import errors
-from sidecar.call import Chunk, Message, Text, Usage
+from sidecar.call import Chunk, Usage
 from sidecar.pipeline import run
+from sidecar.request import Message, Text
 from tests.unit.caching.parts import NODE, ON, Elapsed, ask, hits, slow
 from tests.unit.fakes import DONE, Bench
 
@@ -83,7 +84,8 @@ TOOLS = Chunk(finish="tool_calls", usage=Usage(10, 0, 0, 0, 5, 0), last=True)
 
 
 async def test_tool_calls_are_remembered_where_the_node_says_so():
-    from sidecar.call import Tool, ToolDelta
+    from sidecar.call import ToolDelta
+    from sidecar.request import Tool
 
     script = [(Chunk(tool_calls=(ToolDelta(0, "i", "t", "{}"),)), TOOLS)]
     for allowed, asked in (("false", 2), ("true", 1)):

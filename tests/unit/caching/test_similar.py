@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from sidecar.caching import look_up
-from sidecar.call import Chunk, Message, Text
+from sidecar.call import Chunk
 from sidecar.pipeline import plan, run
+from sidecar.request import Message, Text
 from tests.unit.caching.parts import ALIKE, ASKED, NODE, OTHER, SIMILAR, OpenJudge, ask, hits
 from tests.unit.fakes import DONE, Bench
 

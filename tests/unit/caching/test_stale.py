@@ -7,9 +7,10 @@ import asyncio
 import pytest
 
 from sidecar import errors
-from sidecar.call import Chunk, GenerateRequest
+from sidecar.call import Chunk
 from sidecar.pipeline import plan
 from sidecar.policies.cache_similar import Likely
+from sidecar.request import GenerateRequest
 from sidecar.store.cache_entry import unpacked
 from tests.unit.caching.parts import ALIKE, ASKED, DOWN, NODE, OTHER, STALE, Elapsed, ask, hits
 from tests.unit.fakes import Bench, caller

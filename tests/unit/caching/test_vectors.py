@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sidecar import errors
-from sidecar.call import NOBODY, EmbedRequest, Usage, Vectors
+from sidecar.call import Usage, Vectors
+from sidecar.request import NOBODY, EmbedRequest
 from tests.unit.caching.parts import Embedder
 from tests.unit.fakes import Bench, caller
 

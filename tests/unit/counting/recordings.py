@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sidecar.call import Image, Message, Part, ResponseFormat, Role, Text, Tool, ToolCall, ToolResult
+from sidecar.request import Image, Message, Part, ResponseFormat, Role, Text, Tool, ToolCall, ToolResult
 
 # What a request can carry that the neutral form cannot, and that adds tokens of its own.
 _OUTSIDE = ("thinking", "images", "functions")

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import pytest
 
-from sidecar.call import Image, Message, Part, ResponseFormat, Text, Tool, ToolCall, ToolResult
 from sidecar.counting import Size, count_embed, count_generate, count_text
 from sidecar.counting.estimates import family
+from sidecar.request import Image, Message, Part, ResponseFormat, Text, Tool, ToolCall, ToolResult
 
 
 class Known(NamedTuple):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.call import Image
 from sidecar.counting import images
+from sidecar.request import Image
 
 
 def png(width: int, height: int) -> bytes:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from sidecar.call import Image, Message, ResponseFormat, Text, Tool, ToolCall, ToolResult
 from sidecar.counting import Size, count_embed, count_generate, count_text
 from sidecar.counting.encodings import counter, once
 from sidecar.counting.openai import namespace
+from sidecar.request import Image, Message, ResponseFormat, Text, Tool, ToolCall, ToolResult
 
 
 def said(role: Any, *texts: str) -> Message:

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from sidecar.call import Image
 from sidecar.counting import Size, count_embed, count_generate
+from sidecar.request import Image
 
 from .recordings import Recorded, read
 

@@ -4,9 +4,9 @@ from hashlib import sha256
 
 import pytest
 
-from sidecar.call import NOBODY, Caller
 from sidecar.edge.keys import Keys
 from sidecar.errors import NotAllowed, Unauthenticated
+from sidecar.request import NOBODY, Caller
 from sidecar.settings.doors import Auth, Token
 
 

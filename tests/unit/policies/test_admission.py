@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from sidecar import errors
-from sidecar.call import Caller, Chunk, GenerateRequest, Usage
+from sidecar.call import Chunk, Usage
+from sidecar.request import Caller, GenerateRequest
 from tests.unit.fakes import DONE, Bench, caller
 
 

@@ -11,10 +11,11 @@ import pytest
 from msgspec.json import encode
 
 from sidecar._core import Denial, Ledger
-from sidecar.call import Call, GenerateRequest
+from sidecar.call import Call
 from sidecar.errors import InvalidRequest, Overloaded, StoreFailed
 from sidecar.policies import budgets as module
 from sidecar.policies.budgets import Budgets, Override, TopUp
+from sidecar.request import GenerateRequest
 from sidecar.settings import Settings, load
 from sidecar.settings.budgets import BudgetRow
 from sidecar.settings.operation import Limits

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sidecar.call import Image, Message, Text, ToolResult
 from sidecar.policies.complexity import estimate
+from sidecar.request import Image, Message, Text, ToolResult
 
 
 def asked(*texts, **facts):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.call import Call, GenerateRequest
+from sidecar.call import Call
 from sidecar.policies import dear_calls
 from sidecar.policies.dear_calls import DearCalls
+from sidecar.request import GenerateRequest
 from sidecar.settings.operation import Limits
 
 USD, MIN_NS = 10**9, 60 * 10**9

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sidecar import errors
-from sidecar.call import Chunk, GenerateRequest, Message, Text, Tool, Usage
+from sidecar.call import Chunk, Usage
+from sidecar.request import GenerateRequest, Message, Text, Tool
 from tests.unit.fakes import DONE, Bench, caller
 
 MODEL = "claude-sonnet-4-6"

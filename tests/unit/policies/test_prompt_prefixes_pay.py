@@ -6,8 +6,9 @@ import random
 
 import pytest
 
-from sidecar.call import Chunk, GenerateAsk, GenerateRequest, Message, Text, Usage
+from sidecar.call import Chunk, GenerateAsk, Usage
 from sidecar.pipeline import run
+from sidecar.request import GenerateRequest, Message, Text
 from tests.unit.fakes import Bench, caller
 
 MODEL = "claude-sonnet-4-6"

@@ -6,9 +6,10 @@ import pytest
 from msgspec.json import decode, encode
 
 from sidecar._core import Denial, Ledger
-from sidecar.call import Call, Caller, GenerateRequest, Usage
+from sidecar.call import Call, Usage
 from sidecar.errors import BudgetExceeded, InvalidRequest, NotAllowed, Overloaded
 from sidecar.policies.runs import Run, RunPlan, Runs, Share
+from sidecar.request import Caller, GenerateRequest
 
 NOON = 1_795_262_400_000_000_000
 HOUR_MS = 3_600_000

@@ -2,9 +2,9 @@
 
 import pytest
 
-from sidecar.call import EmbedRequest, GenerateRequest, ResponseFormat
 from sidecar.errors import NoCandidate, PromptTooLong, UnsupportedFeature
 from sidecar.pipeline import plan
+from sidecar.request import EmbedRequest, GenerateRequest, ResponseFormat
 from tests.unit.fakes import Bench, FakeProvider, caller
 
 

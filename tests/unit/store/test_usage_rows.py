@@ -10,11 +10,12 @@ from datetime import UTC
 import pytest
 from msgspec.structs import replace
 
-from sidecar.call import Caller, Chunk, GenerateRequest, Usage
+from sidecar.call import Chunk, Usage
 from sidecar.catalog.facts import Prices
 from sidecar.days import Days, zone_of
 from sidecar.errors import ProviderQuotaExhausted, ProviderRejected, SidecarError
 from sidecar.pipeline import run
+from sidecar.request import Caller, GenerateRequest
 from sidecar.store.usage_rows import Row, ended, row
 from tests.unit.fakes import DONE, Bench, caller
 from tests.unit.store.usage_parts import NOON_MS, a_log, listed_in, ms, some_calls

@@ -9,11 +9,12 @@ from random import Random
 import msgspec
 import pytest
 
-from sidecar.call import Chunk, GenerateRequest
+from sidecar.call import Chunk
 from sidecar.errors import ProviderRejected, ProviderUnavailable
 from sidecar.pipeline import run
 from sidecar.policies import model_judge
 from sidecar.policies.runs import RunPlan
+from sidecar.request import GenerateRequest
 from sidecar.upkeep.cache_calls import ModelJudge
 from tests.unit.fakes import DONE, Bench, FakeProvider, caller
 
