@@ -5,76 +5,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import importlib
 import os
-import random
 import resource
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-
-from msgspec.structs import replace
 
 from sidecar import VERSION
 from sidecar._core import Ledger
-from sidecar.call import Call, Chunk, GenerateAsk
+from sidecar.assembly import make_engine, warm_up
 from sidecar.catalog import Catalog
 from sidecar.catalog import load as load_catalog
-from sidecar.counting import count_text
+from sidecar.connecting import connect_all, skipped_providers
 from sidecar.doors import LAST_WORDS_S, Doors, StartError
 from sidecar.engine import Engine
-from sidecar.errors import SettingsError, SidecarError, StoreFailed
+from sidecar.errors import SettingsError, StoreFailed
 from sidecar.names import new_event_loop
-from sidecar.observe import Log, Meter, Metrics
-from sidecar.pipeline import run
-from sidecar.policies.admission import Admission
-from sidecar.policies.breakers import Breakers, Change
-from sidecar.policies.budgets import Budgets
-from sidecar.policies.cache_flights import Flights
+from sidecar.observe import Log
 from sidecar.policies.cache_judge import CacheJudge
-from sidecar.policies.cache_repeats import Repeats
-from sidecar.policies.cache_similar import Similar
-from sidecar.policies.dear_calls import DearCalls
-from sidecar.policies.degradation import Degradations
-from sidecar.policies.endpoints import Endpoints
-from sidecar.policies.health import Health
-from sidecar.policies.latencies import Latencies
-from sidecar.policies.models import Preferences, refusals
-from sidecar.policies.prompt_prefixes import PromptPrefixes
-from sidecar.policies.quotas import Quotas
-from sidecar.policies.reservations import Outputs
-from sidecar.policies.retries import Retries
-from sidecar.policies.runs import summary
-from sidecar.policies.sharing import Sharing
-from sidecar.providers import Provider
-from sidecar.request import Caller, GenerateRequest, Message, Text
+from sidecar.policies.models import refusals
 from sidecar.settings import Settings
-from sidecar.settings.operation import Limits, Redis
-from sidecar.settings.routing import ProviderSettings
-from sidecar.store.answers import Answers
-from sidecar.store.audit import Audit
-from sidecar.store.budget_file import BudgetFile
-from sidecar.store.cache_vectors import KnownVectors
 from sidecar.store.hints import Hints
-from sidecar.store.journal import JournalWatch, open_ledger
-from sidecar.store.preferences import UserPreferences
+from sidecar.store.journal import open_ledger
 from sidecar.store.shared_budgets import SharedBudgets
-from sidecar.store.usage import NOT_KEPT, UsageLog
+from sidecar.store.usage import NOT_KEPT
 from sidecar.upkeep.alerts import Alerts, connect_alerts
 from sidecar.upkeep.cache_proofs import CacheProofs
 from sidecar.upkeep.cache_stores import CacheStores
+from sidecar.upkeep.house import keep_house, keep_runs, watch_journal
 from sidecar.upkeep.pods import connect_budgets, connect_hints, upkeep
 from sidecar.upkeep.runs import connect_runs
 from sidecar.upkeep.usage import keep_usage
 from sidecar.upkeep.words import Hearing, connect_words
-
-_HOUSEKEEPING_S = 30.0
-_JOURNAL_WATCH_S = 1.0
-_KEEP_RUNS_S = 1.0
 
 
 def serve(settings: Settings) -> int:
@@ -162,9 +125,7 @@ async def _until_stopped(engine: Engine, doors: Doors, peers: Hints | None, budg
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled)
-    chores = [
-        loop.create_task(chore) for chore in (_keep_house(engine), _watch_journal(engine), _keep_runs(engine), engine.admission.watch())
-    ]
+    chores = [loop.create_task(chore) for chore in (keep_house(engine), watch_journal(engine), keep_runs(engine), engine.admission.watch())]
     if hearing is not None:
         chores.append(loop.create_task(hearing.run()))
     upkeeping = loop.create_task(upkeep(engine, peers, budgets))
@@ -186,179 +147,8 @@ async def _until_stopped(engine: Engine, doors: Doors, peers: Hints | None, budg
         await shared_runs.end()
 
 
-# --- parts ----------------------------------------------------------------------------------------------------------------------
-
-
-def make_engine(
-    settings: Settings,
-    catalog: Catalog,
-    log: Log,
-    *,
-    ledger: Ledger | None = None,
-    clock_ns: Callable[[], int] = time.monotonic_ns,
-    wall_ns: Callable[[], int] = time.time_ns,
-    random: Callable[[], float] = random.random,
-) -> Engine:
-    """Everything the stages work with; its providers are connected later. Another clock needs an event loop that keeps it.
-
-    Without a ledger, one in memory.
-    """
-    breakers = Breakers(settings)
-    metrics = Metrics(
-        catalog.nodes, settings.services, catalog.known_names, lambda: breakers.states(clock_ns()), lambda: admission.waiting()
-    )
-    meter = Meter(log, metrics, clock_ns)
-    admission = Admission(settings, clock_ns, metrics.refused, partial(meter.event, "shed"))
-
-    def breaker_changed(change: Change) -> None:
-        metrics.breaker_changed(change.service, change.target, change.after)
-        facts = {"service": change.service, "target": change.target, "from": change.before, "to": change.after, "why": change.why}
-        if change.why in ("held", "let_go"):
-            facts["who"] = "operator"
-        meter.event("breaker", change.message, "warning" if change.after == "open" else "info", **facts)
-
-    breakers.on_change.append(breaker_changed)
-
-    health = Health(settings, breakers.listing, partial(meter.event, "health"))
-    breakers.on_change.append(lambda _: health.wake())
-
-    def set_aside(key: str, until_ns: int, reason: str) -> None:
-        left_s = max(0, until_ns - clock_ns()) // 1_000_000_000
-        meter.event("set_aside", f"{key} goes behind all others for {left_s} s: {reason}", key=key, reason=reason)
-
-    answers = Answers(settings.cache, wall_ns)
-    similar = Similar(settings.cache.max_bytes)
-    answers.on_kept.append(similar.add)
-    answers.on_gone.append(similar.remove)
-    repeats = Repeats(settings.cache.max_bytes)
-    answers.on_gone.append(repeats.forget)
-    similar.judge = CacheJudge(settings, random, partial(meter.event, "cache"))
-    ledger = Ledger() if ledger is None else ledger
-    budgets = Budgets(settings)
-    budgets.bind(ledger, wall_ns)
-    shares = settings.redis.url and settings.fleet.share_budgets
-    return Engine(
-        settings=settings,
-        catalog=catalog,
-        providers={},
-        preferences=Preferences(settings, catalog, settings.configured),
-        budgets=budgets,
-        dear_calls=DearCalls(settings.limits),
-        ledger=ledger,
-        sharing=Sharing(settings.fleet, ledger, clock_ns, wall_ns, budgets.without_redis) if shares else None,
-        breakers=breakers,
-        retries=Retries(settings),
-        endpoints=Endpoints(set_aside),
-        health=health,
-        latencies=Latencies(),
-        outputs=Outputs(settings.limits.reserve_quantile),
-        quotas=Quotas(),
-        prefixes=PromptPrefixes(settings),
-        admission=admission,
-        answers=answers,
-        repeats=repeats,
-        flights=Flights(),
-        similar=similar,
-        vectors=KnownVectors(settings.cache, answers.invalidations),
-        user_preferences=UserPreferences(),
-        budget_file=BudgetFile(),
-        audit=Audit(),
-        usage=UsageLog(settings, wall_ns),
-        degradations=Degradations(settings),
-        meter=meter,
-        clock_ns=clock_ns,
-        wall_ns=wall_ns,
-        random=random,
-    )
-
-
-async def connect_all(engine: Engine) -> None:
-    """Connect every configured provider, or each of its endpoints, SDKs imported in threads, and the echo.
-
-    Raises SettingsError naming a missing package.
-    """
-    wanted = (*_spots(engine.settings), ProviderSettings(name="echo", kind="echo"))
-    for provider in await asyncio.gather(*(_connect(spot) for spot in wanted)):
-        engine.providers[provider.name] = provider
-
-
-def _spots(settings: Settings) -> list[ProviderSettings]:
-    """Where calls may go: the configured providers, those with endpoints once for each, as `NAME#ENDPOINT`."""
-    wanted = [settings.providers[name] for name in sorted(settings.configured)]
-    return [spot for p in wanted for spot in ([p.at(name) for name in p.endpoints] if p.endpoints else [p])]
-
-
-def skipped_providers(settings: Settings) -> list[str]:
-    """A notice for each provider without a key. Anything else that a provider lacks is refused when settings are read."""
-    return [f"provider {p.name} is skipped: it has no key" for p in settings.providers.values() if not p.is_configured]
-
-
 def _without_log(settings: Settings) -> list[str]:
     return [NOT_KEPT] if settings.server.data_dir is None else []
-
-
-async def _connect(settings: ProviderSettings) -> Provider:
-    module = importlib.import_module(f"sidecar.providers.{settings.kind}")
-    provider: Provider = await module.connect(settings)
-    return provider
-
-
-async def warm_up(engine: Engine) -> None:
-    """Answer one call through the whole pipeline, so that the first caller does not pay for first uses. Nothing leaves the process."""
-    for tokenizer in {model.tokenizer for model in engine.catalog.models.values()}:
-        count_text(tokenizer, "warm-up")
-
-    async def nobody(_: object) -> None:
-        return None
-
-    loop = asyncio.get_running_loop()
-    # An engine of its own, with the shipped limits: these calls are nobody's, are counted nowhere, and a small limit must not stop a start.
-    quiet = make_engine(replace(engine.settings, limits=Limits(), budgets={}, redis=Redis()), engine.catalog, Log("error"))
-    quiet.providers.update(engine.providers)
-    for operation in ("generate", "stream"):
-        now = loop.time()
-        request = GenerateRequest(caller=Caller(tenant="sidecar"), prompt="warm-up", model="echo/echo")
-        call = Call(
-            id="warm-up",
-            operation=operation,
-            request=request,
-            metadata={},
-            arrived=now,
-            deadline=now + 60,
-            send=nobody if operation == "stream" else None,
-        )
-        await run(quiet, call)
-
-
-async def live_check(settings: Settings) -> list[tuple[str, bool, str]]:
-    """One tiny real call per configured provider and endpoint: (which, did it answer, what happened). For `sidecar check --live`."""
-    catalog = load_catalog(settings, datetime.now(UTC).date())
-    results: list[tuple[str, bool, str]] = []
-    for spot in _spots(settings):
-        name = spot.name
-        try:
-            provider = await _connect(spot)
-            try:
-                results.append((name, True, await _ask_once(provider, catalog)))
-            finally:
-                await provider.close()
-        except (SidecarError, SettingsError) as error:
-            results.append((name, False, str(error)))
-        except TimeoutError:
-            results.append((name, False, "no answer within 20 s"))
-    return results
-
-
-async def _ask_once(provider: Provider, catalog: Catalog) -> str:
-    model = catalog.model(f"{provider.name.partition('#')[0]}/")
-    said: list[Chunk] = []
-
-    async def emit(chunks: Iterable[Chunk]) -> None:
-        said.extend(chunks)
-
-    async with asyncio.timeout(20):
-        await provider.generate(GenerateAsk(model.name, (Message("user", (Text("Say ok."),)),), stream=False, max_output_tokens=16), emit)
-    return f"{model.id} answered"
 
 
 def _require_fallbacks(settings: Settings, catalog: Catalog) -> None:
@@ -421,35 +211,3 @@ async def _connect_alerts(engine: Engine) -> Alerts:
         return await connect_alerts(engine)
     except StoreFailed as error:
         raise StartError(error.message) from None
-
-
-async def _keep_house(engine: Engine) -> None:
-    """Give back what lost reservations hold, now and then."""
-    while True:
-        await asyncio.sleep(_HOUSEKEEPING_S)
-        engine.ledger.expire(engine.wall_ns())
-
-
-async def _keep_runs(engine: Engine) -> None:
-    """Write down what runs have used, every second, and close those that nobody uses any more."""
-    runs, meter, was_told = engine.budgets.runs, engine.meter, False
-    while True:
-        for unused in runs.idle(engine.wall_ns() // 1_000_000) if runs.shared is None else ():
-            message, facts = summary(unused, runs.close(unused, engine.ledger))
-            meter.event("run", f"{message}; no call came for limits.run_idle_hours", "info", **facts)
-        try:
-            await engine.budgets.keep_runs()
-            was_told = False
-        except StoreFailed as error:
-            if not was_told:
-                meter.event("alert", f"what runs have used is not kept: {error.message}", "error", key="runs")
-            was_told = True
-        await asyncio.sleep(_KEEP_RUNS_S)
-
-
-async def _watch_journal(engine: Engine) -> None:
-    """Say it when the disk is full."""
-    watch = JournalWatch(engine.ledger, engine.settings.journal, engine.meter.event)
-    while True:
-        watch.look()
-        await asyncio.sleep(_JOURNAL_WATCH_S)

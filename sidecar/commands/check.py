@@ -177,7 +177,7 @@ def _ends(settings: Settings, catalog: Catalog, today: date) -> Iterator[Finding
 
 def _live(settings: Settings) -> list[Finding]:
     """One tiny real call per configured provider."""
-    from sidecar import app
+    from sidecar import connecting
 
-    results = asyncio.run(app.live_check(settings))
+    results = asyncio.run(connecting.live_check(settings))
     return [Finding("note" if ok else "error", f"provider {name}", f"live: {message}") for name, ok, message in results]

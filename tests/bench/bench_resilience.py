@@ -18,7 +18,7 @@ from typing import Any
 
 import sidecar.pipeline as pipeline
 from sidecar.answer import Answer
-from sidecar.app import make_engine
+from sidecar.assembly import make_engine
 from sidecar.call import Call, Chunk, GenerateAsk, Tried, Usage
 from sidecar.catalog import load as load_catalog
 from sidecar.engine import Engine

@@ -10,11 +10,12 @@ from random import Random
 from msgspec.json import decode
 
 from sidecar._core import Ledger, check_journal
-from sidecar.app import _keep_house, _keep_runs, make_engine
+from sidecar.assembly import make_engine
 from sidecar.errors import Draining, StoreFailed
 from sidecar.policies.budgets import TopUp
 from sidecar.store.shared_budgets import pod_life
 from sidecar.store.usage_file import UsageFile
+from sidecar.upkeep.house import keep_house, keep_runs
 from sidecar.upkeep.words import Hearing
 from tests.sim.books import Books
 from tests.sim.ledger import WatchedLedger
@@ -107,7 +108,7 @@ class Process:
         self.usage = engine.usage
         self.usage._file = self.disk = Disk(self._folder)
         engine.meter.on_call = self._ended
-        chores = [_keep_house(engine), _keep_runs(engine), self._keep_usage(), self._begin()]
+        chores = [keep_house(engine), keep_runs(engine), self._keep_usage(), self._begin()]
         if self.desk is not None:
             chores.append(self.desk.begin(engine))
         self._chores = [fleet.loop.create_task(chore) for chore in chores]

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from random import Random
 
 from sidecar._core import Ledger
-from sidecar.app import _keep_house, make_engine
+from sidecar.assembly import make_engine
 from sidecar.billing import tokens
 from sidecar.call import Call
 from sidecar.errors import Cancelled, Draining, SidecarError
 from sidecar.observe import Log
 from sidecar.pipeline import run
+from sidecar.upkeep.house import keep_house
 from tests.sim.callers import Crowd, arrivals
 from tests.sim.clock import Stuck, VirtualLoop
 from tests.sim.dear import DearRules
@@ -156,7 +157,7 @@ class World:
 
     async def _main(self) -> None:
         random, loop = self.random, self.loop
-        chores = [loop.create_task(_keep_house(self.engine)), loop.create_task(self.engine.admission.watch())]
+        chores = [loop.create_task(keep_house(self.engine)), loop.create_task(self.engine.admission.watch())]
         begin = loop.time()
         last = 0.0
         times = arrivals(random, self.seconds, random.randint(20, 120) + 400 * self.needs_many)

@@ -9,7 +9,7 @@ from datetime import date
 from typing import get_args
 
 from sidecar._core import Ledger
-from sidecar.app import make_engine
+from sidecar.assembly import make_engine
 from sidecar.call import Call, Chunk, Feature, Usage, Vectors
 from sidecar.catalog import load as load_catalog
 from sidecar.observe import Log

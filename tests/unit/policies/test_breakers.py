@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.exposition import generate_latest
 
 from sidecar._core import Refusal
-from sidecar.app import make_engine
+from sidecar.assembly import make_engine
 from sidecar.catalog import load as load_catalog
 from sidecar.observe import Log
 from sidecar.policies.breakers import Breakers, Change, TargetBreaker
