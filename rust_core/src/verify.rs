@@ -11,6 +11,7 @@ mod fold;
 pub mod index;
 mod korean;
 mod lexicon;
+mod symbols;
 mod trees;
 mod values;
 mod veto;

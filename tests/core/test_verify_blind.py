@@ -62,6 +62,10 @@ def test_traps_are_refused(counts: dict[str, list[int]]) -> None:
     assert share(counts, "traps ko") <= 0.02
 
 
+def test_traps_are_refused_at_a_score_of_90_too() -> None:
+    assert share(MEASURE.count(MEASURE.seeds("blind"), 0.90), "traps") <= 0.02
+
+
 @pytest.mark.parametrize("kind", PAIRS.CLASSES)
 def test_traps_of_every_class_are_refused(counts: dict[str, list[int]], kind: str) -> None:
     assert share(counts, f"trap {kind}") <= MOST_OF_A_CLASS[kind]

@@ -124,6 +124,11 @@ def blind() -> Counts:
     return count(chosen) | open_store([seed for seed in chosen if seed["seed"] not in partners], [*chosen, *seeds()])
 
 
+def blind_report() -> str:
+    low = count(seeds("blind"), 0.90)
+    return table(blind()) + "\n\nAt a score of 0.90:\n\n" + table({name: low[name] for name in ("should hit", "traps")})
+
+
 def report(chosen: list[Seed], everything: list[Seed]) -> dict[str, Any]:
     vetoes = Counter(compare(seed["text"], trap["text"]).veto or "none" for seed in chosen for trap in seed["traps"])
     lost = Counter(compare(seed["text"], text).veto or "none" for seed in chosen for text in seed["same"])
@@ -171,12 +176,12 @@ def markdown(found: dict[str, Any], folds: dict[str, Any], everything: list[Seed
     text = parts[0]
     for body, rest in zip(bodies, parts[1:], strict=True):
         text += body + rest
-    return text + BLIND + table(blind()) + "\n"
+    return text + BLIND + blind_report() + "\n"
 
 
 def main() -> None:
     if "--blind" in sys.argv:
-        print(table(blind()))
+        print(blind_report())
         return
     everything = seeds()
     chosen = [seed for seed in everything if part(seed) == "held_out"]

@@ -32,8 +32,9 @@ ROUNDS = 120
 NEIGHBOURS = 12
 REPEAT = 0.995
 """Only repeats score so high: what the trees say, those of the last training too, ends at 0.99."""
-TRAPS_AT_95, TRAPS_AT_90 = 0.008, 0.015
-"""The share of traps that may pass at each score, in domains that the trees have not been trained on."""
+TRAPS_AT_95, TRAPS_AT_90 = 0.008, 0.010
+"""The share of traps that may pass at each score, in domains that the trees have not been trained on. Where authors are new too,
+about twice as many do: 2 % is the most."""
 RISES = {"matched_least", "matched_most", "equal_share", "trigrams", "neighbours", "question_equal", "terms_ratio"}
 FALLS = {
     "left",

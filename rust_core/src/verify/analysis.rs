@@ -8,6 +8,7 @@ mod roles;
 use builder::Builder;
 
 use super::lexicon::{self, lexicon};
+use super::symbols::symbols;
 use super::values::{self, Value};
 use super::words;
 use super::{fold, hash};
@@ -59,6 +60,8 @@ pub const YOURS: u32 = 1 << 17;
 pub const THEIRS: u32 = 1 << 18;
 pub const OWNED: u32 = MINE | YOURS | THEIRS;
 pub const OWNER: u32 = 1 << 19;
+/// A bare number behind "for": a table for six are not six tables.
+pub const FOR: u32 = 1 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Script {
@@ -72,7 +75,7 @@ pub enum Script {
 pub struct Analysis {
     /// Of the folded text without case and closing punctuation.
     pub identity: u64,
-    /// Of its letters, digits and odd symbols alone, so that spacing and punctuation do not count.
+    /// Of its letters, digits and odd symbols alone, so that spacing and punctuation do not count; of `symbols` too.
     pub letters_only: u64,
     pub bytes: u32,
     pub script: Script,
@@ -88,6 +91,8 @@ pub struct Analysis {
     pub values: Box<[Value]>,
     /// Hashes of codes, addresses and symbols, sorted.
     pub exact: Box<[u32]>,
+    /// How often `&`, `+` and `%` stand alone.
+    pub spelled: [u8; 3],
     /// Hashes of quoted texts, sorted.
     pub quotes: Box<[u32]>,
     /// The stems of the terms, one after the other.
@@ -105,7 +110,9 @@ pub fn analyse(text: &str) -> Analysis {
     let lower = folded.to_lowercase();
     let plain = lower.trim_matches(|c: char| matches!(c, '.' | '!' | '?' | ' '));
     let identity = hash(plain.as_bytes());
-    let letters_only = hash(letters_only(&lower).as_bytes());
+    let symbols = symbols(&folded);
+    let runs = symbols.runs.join(" ");
+    let letters_only = hash(format!("{} {runs}", letters_only(&lower)).as_bytes());
     let mut builder = Builder::new(lexicon());
     let long = folded.len() > MOST_BYTES;
     if !long {
@@ -114,6 +121,9 @@ pub fn analyse(text: &str) -> Analysis {
     let long = long || builder.terms.len() > MOST_TERMS || builder.values.len() > values::MOST_VALUES;
     if long {
         builder = Builder::new(lexicon());
+    }
+    if !long && !runs.is_empty() {
+        builder.exact.push(lexicon::short_hash(&format!("symbols {runs}")));
     }
     builder.exact.sort_unstable();
     builder.exact.dedup();
@@ -132,6 +142,7 @@ pub fn analyse(text: &str) -> Analysis {
         terms: builder.terms.into(),
         values: builder.values.into(),
         exact: builder.exact.into(),
+        spelled: symbols.spelled,
         quotes: builder.quotes.into(),
         letters: builder.letters.into(),
     }

@@ -1,7 +1,7 @@
 //! Differences that change what is asked. Each has a name; the first one found refuses.
 
 use super::align::{Alignment, Level, apart};
-use super::analysis::{ACTORS, Analysis, FROM, NAME, NEGATED, OBJECT, OWNED, OWNER, SUBJECT, Script, TARGETS, TO, Term, VALUE};
+use super::analysis::{ACTORS, Analysis, FOR, FROM, NAME, NEGATED, OBJECT, OWNED, OWNER, SUBJECT, Script, TARGETS, TO, Term, VALUE};
 use super::lexicon::{MODIFIER, RELATION, lexicon, question};
 use super::values::{Unit, Value};
 
@@ -44,6 +44,10 @@ pub fn before(a: &Analysis, b: &Analysis, explain: bool) -> Option<Found> {
     }
     if a.exact != b.exact {
         return Some(("code", say(explain, || format!("{} | {} codes or symbols, not the same", a.exact.len(), b.exact.len()))));
+    }
+    let spells = |analysis: &Analysis| analysis.spelled != [0; 3];
+    if spells(a) && spells(b) && a.spelled != b.spelled {
+        return Some(("code", say(explain, || format!("&, + and %: {:?} | {:?} times", a.spelled, b.spelled))));
     }
     if !a.quotes.is_empty() && !b.quotes.is_empty() && a.quotes != b.quotes {
         return Some(("quotation", say(explain, || "quoted texts differ".into())));
@@ -209,6 +213,9 @@ pub fn after(a: &Analysis, b: &Analysis, alignment: &Alignment, explain: bool) -
     {
         return Some(found);
     }
+    if counted(a, b, alignment) {
+        return Some(("number", say(explain, || "for so many, or so many of them".into())));
+    }
     let is = |analysis: &Analysis, at: u8, mark: u32| analysis.terms[at as usize].marks & mark != 0;
     let all = |analysis: &Analysis, left: &[u8]| left.iter().map(|&at| word(analysis, at)).collect::<Vec<_>>().join(", ");
     let detail = || say(explain, || format!("{} | {}", all(a, left_a), all(b, left_b)));
@@ -270,6 +277,17 @@ fn direction(a: &Analysis, b: &Analysis, alignment: &Alignment, explain: bool) -
         }
     }
     None
+}
+
+/// A number that says for how many on one side, and how many on the other: a table for six, six tables.
+fn counted(a: &Analysis, b: &Analysis, alignment: &Alignment) -> bool {
+    let has = |analysis: &Analysis, at: u8| analysis.terms[usize::from(at)].marks & FOR != 0;
+    let paired = |i: Option<u8>, x: Option<u8>| alignment.pairs.iter().any(|pair| Some(pair.0) == i && Some(pair.1) == x);
+    alignment.pairs.iter().any(|&(i, x, _)| match (has(a, i), has(b, x)) {
+        (true, false) => paired(i.checked_sub(1), Some(x + 1)),
+        (false, true) => paired(Some(i + 1), x.checked_sub(1)),
+        _ => false,
+    })
 }
 
 /// Whether one has the one role here and the other there, and the other one the other way round.

@@ -230,7 +230,7 @@ fn word_end(text: &str) -> usize {
     last
 }
 
-fn is_address(core: &str) -> bool {
+pub fn is_address(core: &str) -> bool {
     let dotted = |text: &str| text.split('.').count() > 1 && text.split('.').all(|part| !part.is_empty());
     core.contains("://") || core.starts_with("www.") || core.split_once('@').is_some_and(|(name, host)| !name.is_empty() && dotted(host))
 }

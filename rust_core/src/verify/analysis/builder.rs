@@ -3,7 +3,7 @@
 use super::frames::states;
 use super::items::{Item, expand, item_like, join_codes, without_or_not};
 use super::roles::{is_inverted, mark_actors, mark_owners, mark_roles, mark_subject, person, role_marks};
-use super::{EXACT, HANGUL, KNOWN, NAME, NEGATED, Term, VALUE};
+use super::{EXACT, FOR, HANGUL, KNOWN, NAME, NEGATED, Term, VALUE};
 use crate::verify::hash;
 use crate::verify::korean;
 use crate::verify::lexicon::{self, FILLER, Lexicon, MODIFIER, NEGATION, PARTICLE, RELATION, question, short_hash};
@@ -143,7 +143,8 @@ impl Builder {
                     self.exact.push(item.hash);
                     items.push(item);
                 }
-                Kind::Symbol if token.text == "&" || token.text == "+" => {}
+                // `symbols` has seen these.
+                Kind::Symbol if matches!(token.text.as_str(), "&" | "+" | "%") => {}
                 Kind::Symbol if token.text == "→" => items.push(Item { text: "to".into(), hash: short_hash("to"), ..item }),
                 Kind::Symbol => self.exact.push(item.hash),
                 Kind::Hangul => self.hangul(&token.text, token.joined, item, &mut items),
@@ -188,7 +189,8 @@ impl Builder {
         let mut at = 0;
         while at < items.len() {
             if items[at].value == FREE && !items[at].gone {
-                for (rest, whole) in self.lexicon.phrases(items[at].hash) {
+                let verb = items[at].hash;
+                for (rest, whole) in self.lexicon.phrases(verb) {
                     let next_to = rest.len() < items.len() - at
                         && rest.iter().zip(&items[at + 1..]).all(|(word, item)| *word == item.hash && !item.gone);
                     if next_to {
@@ -197,18 +199,37 @@ impl Builder {
                         items[at + 1..=at + rest.len()].iter_mut().for_each(|item| item.gone = true);
                         break;
                     }
-                    let parts = rest.len() == 1 && separable(items[at].hash, rest[0]);
-                    let gap = (2..=4).find(|gap| parts && items.get(at + gap).is_some_and(|item| item.hash == rest[0] && !item.gone));
-                    if let Some(gap) = gap {
-                        items[at].hash = *whole;
-                        items[at].text = format!("{} {}", items[at].text, items[at + gap].text);
-                        items[at + gap].gone = true;
-                        break;
-                    }
+                }
+                if items[at].hash == verb
+                    && let Some((gap, whole)) = self.particle_of(items, at)
+                {
+                    items[at].hash = whole;
+                    items[at].text = format!("{} {}", items[at].text, items[at + gap].text);
+                    items[at + gap].gone = true;
                 }
             }
             at += 1;
         }
+    }
+
+    /// How far behind a verb its particle stands, and the phrase that they make. "On" in front of a word is a preposition where another one
+    /// stands free: turn alerts on my phone off.
+    fn particle_of(&self, items: &[Item], at: usize) -> Option<(usize, u32)> {
+        let joins = |gap: usize| {
+            let particle = items.get(at + gap).filter(|item| !item.gone)?.hash;
+            let phrases = self.lexicon.phrases(items[at].hash).iter();
+            let mut wholes = phrases.filter(|(rest, _)| rest.len() == 1 && rest[0] == particle && separable(items[at].hash, particle));
+            wholes.next().map(|(_, whole)| (gap, *whole))
+        };
+        let free = |gap: usize| {
+            let next = items.get(at + gap + 1);
+            next.is_none_or(|next| {
+                let flags = self.lexicon.entry(next.hash).map_or(0, |entry| entry.flags);
+                next.clause || next.value == FREE && flags & (PARTICLE | RELATION) != 0
+            })
+        };
+        let found: Vec<(usize, u32)> = (2..=4).filter_map(joins).collect();
+        found.iter().find(|(gap, _)| free(*gap)).or(found.first()).copied()
     }
 
     fn term(&mut self, item: Item) {
@@ -235,6 +256,8 @@ impl Builder {
         };
         let known = known_entry || band < 3 || phrase;
         let mut marks = item.marks;
+        let bare = self.values.get(usize::from(item.value)).is_some_and(|value| value.unit == values::Unit::None);
+        marks &= if bare { !0 } else { !FOR };
         marks |= if std::mem::take(&mut self.negated) { NEGATED } else { 0 };
         marks |= if known && !item.exact { KNOWN } else { 0 };
         marks |= if value { VALUE } else { 0 };
@@ -270,7 +293,7 @@ fn join(items: &[Item], at: usize, more: usize) -> String {
 
 /// Verbs that let go of their particle: turn notifications off, send it back.
 fn separable(verb: u32, particle: u32) -> bool {
-    const VERBS: [(&str, &str); 20] = [
+    const VERBS: [(&str, &str); 24] = [
         ("turn", "on"),
         ("turn", "off"),
         ("switch", "on"),
@@ -291,6 +314,10 @@ fn separable(verb: u32, particle: u32) -> bool {
         ("bring", "back"),
         ("lay", "off"),
         ("log", "out"),
+        ("log", "off"),
+        ("sign", "out"),
+        ("opt", "out"),
+        ("opt", "in"),
     ];
     VERBS.iter().any(|(first, second)| short_hash(first) == verb && short_hash(second) == particle)
 }

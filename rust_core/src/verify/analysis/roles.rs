@@ -1,7 +1,9 @@
 //! Who does what to whom, as far as particles, prepositions and pronouns say.
 
 use super::items::Item;
-use super::{FIRST_DOES, FROM, HANGUL, MINE, OBJECT, OWNER, SUBJECT, THEIRS, THIRD_DOES, TO, TO_FIRST, TO_THIRD, TO_YOU, YOU_DO, YOURS};
+use super::{
+    FIRST_DOES, FOR, FROM, HANGUL, MINE, OBJECT, OWNER, SUBJECT, THEIRS, THIRD_DOES, TO, TO_FIRST, TO_THIRD, TO_YOU, YOU_DO, YOURS,
+};
 use crate::verify::korean::Role;
 use crate::verify::lexicon::{FILLER, Lexicon, PARTICLE, RELATION, is_past, short_hash, stem_of};
 use crate::verify::values::FREE;
@@ -17,6 +19,7 @@ pub(super) fn mark_roles(items: &mut [Item]) {
         items[at].marks |= match before {
             "from" => FROM,
             "to" | "into" | "toward" | "towards" => TO,
+            "for" if items[at].value != FREE => FOR,
             _ => 0,
         };
     }
