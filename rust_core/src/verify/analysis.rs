@@ -4,6 +4,7 @@ mod builder;
 mod frames;
 mod items;
 mod roles;
+mod voices;
 
 use builder::Builder;
 
@@ -60,8 +61,11 @@ pub const YOURS: u32 = 1 << 17;
 pub const THEIRS: u32 = 1 << 18;
 pub const OWNED: u32 = MINE | YOURS | THEIRS;
 pub const OWNER: u32 = 1 << 19;
-/// A bare number behind "for": a table for six are not six tables.
+/// A word or bare number behind "for": a table for six are not six tables.
 pub const FOR: u32 = 1 << 20;
+/// Who does it, and to whom it is done, as a clause says.
+pub const AGENT: u32 = 1 << 21;
+pub const PATIENT: u32 = 1 << 22;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Script {
@@ -112,7 +116,9 @@ pub fn analyse(text: &str) -> Analysis {
     let identity = hash(plain.as_bytes());
     let symbols = symbols(&folded);
     let runs = symbols.runs.join(" ");
-    let letters_only = hash(format!("{} {runs}", letters_only(&lower)).as_bytes());
+    let mut letters_only = letters_only(&lower);
+    letters_only.push_str(&runs);
+    let letters_only = hash(letters_only.as_bytes());
     let mut builder = Builder::new(lexicon());
     let long = folded.len() > MOST_BYTES;
     if !long {

@@ -20,20 +20,19 @@ pub struct Symbols {
 }
 
 pub fn symbols(folded: &str) -> Symbols {
-    let chunks: Vec<&str> = folded.split(' ').collect();
     let mut found = Symbols::default();
-    if !folded.contains(|c: char| c.is_ascii_punctuation()) {
-        return found;
-    }
-    let emphasis = chunks.iter().any(|chunk| chunk.len() > 1 && chunk.trim_end_matches(['.', ',', '!', '?', ':']).ends_with('*'));
-    for (at, chunk) in chunks.iter().enumerate() {
-        if is_address(chunk.trim_matches(|c: char| c.is_ascii_punctuation())) {
+    let ends_bold = |chunk: &str| chunk.len() > 1 && chunk.trim_end_matches(['.', ',', '!', '?', ':']).ends_with('*');
+    let emphasis = folded.as_bytes().contains(&b'*') && folded.split(' ').any(ends_bold);
+    let (mut chunks, mut last) = (folded.split(' ').peekable(), None);
+    while let Some(chunk) = chunks.next() {
+        let before = last.replace(chunk);
+        if !chunk.bytes().any(|byte| byte.is_ascii_punctuation()) || is_address(chunk.trim_matches(|c: char| c.is_ascii_punctuation())) {
             continue;
         }
         if chunk.contains(char::is_alphanumeric) {
             found.attached(chunk, emphasis);
         } else if chunk.is_ascii() {
-            found.alone(chunk, at.checked_sub(1).map(|before| chunks[before]), chunks.get(at + 1).copied());
+            found.alone(chunk, before, chunks.peek().copied());
         }
     }
     found.runs.sort_unstable();

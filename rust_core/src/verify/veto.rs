@@ -1,7 +1,10 @@
 //! Differences that change what is asked. Each has a name; the first one found refuses.
 
 use super::align::{Alignment, Level, apart};
-use super::analysis::{ACTORS, Analysis, FOR, FROM, NAME, NEGATED, OBJECT, OWNED, OWNER, SUBJECT, Script, TARGETS, TO, Term, VALUE};
+use super::analysis::{
+    ACTORS, AGENT, Analysis, EXACT, FOR, FROM, HANGUL, NAME, NEGATED, OBJECT, OWNED, OWNER, PATIENT, SUBJECT, Script, TARGETS, TO, Term,
+    VALUE,
+};
 use super::lexicon::{MODIFIER, RELATION, lexicon, question};
 use super::values::{Unit, Value};
 
@@ -268,6 +271,9 @@ fn direction(a: &Analysis, b: &Analysis, alignment: &Alignment, explain: bool) -
             let (first_there, second_there) = (b.terms[x as usize].marks, b.terms[y as usize].marks);
             if swapped(SUBJECT, OBJECT, [first.marks, second.marks], [first_there, second_there])
                 || first.marks & second.marks & NAME != 0 && (first.marks ^ first_there) & (second.marks ^ second_there) & OWNER != 0
+                || swapped(AGENT, PATIENT, [first.marks, second.marks], [first_there, second_there])
+                || j == i + 1 && x == y + 1 && beneficiaries([first.marks, second.marks], [second_there, first_there])
+                || modifiers_exchanged(a, b, pairs, (i, x), (j, y))
                 || roles_swap(first, second, &b.terms[x as usize], &b.terms[y as usize])
                 || y < x && exchanged(pairs, (i, x), (j, y))
                 || neighbours_exchanged(a, pairs, (i, x), (j, y))
@@ -281,7 +287,7 @@ fn direction(a: &Analysis, b: &Analysis, alignment: &Alignment, explain: bool) -
 
 /// A number that says for how many on one side, and how many on the other: a table for six, six tables.
 fn counted(a: &Analysis, b: &Analysis, alignment: &Alignment) -> bool {
-    let has = |analysis: &Analysis, at: u8| analysis.terms[usize::from(at)].marks & FOR != 0;
+    let has = |analysis: &Analysis, at: u8| analysis.terms[usize::from(at)].marks & (FOR | VALUE) == FOR | VALUE;
     let paired = |i: Option<u8>, x: Option<u8>| alignment.pairs.iter().any(|pair| Some(pair.0) == i && Some(pair.1) == x);
     alignment.pairs.iter().any(|&(i, x, _)| match (has(a, i), has(b, x)) {
         (true, false) => paired(i.checked_sub(1), Some(x + 1)),
@@ -347,6 +353,21 @@ fn roles_swap(first: &Term, second: &Term, first_there: &Term, second_there: &Te
     // "From Q2" and "from the second quarter" mark two parts of one thing.
     let values = (first.marks | second.marks) & VALUE != 0;
     !values && swap(FROM | TO) || swap(FROM | TO | SUBJECT) && [first, second].iter().all(|term| role(term, FROM | TO | SUBJECT) != 0)
+}
+
+/// Charge the company for the guest, and the guest for the company.
+fn beneficiaries(here: [u32; 2], there: [u32; 2]) -> bool {
+    let second = |marks: [u32; 2]| (marks[0] | marks[1]) & VALUE == 0 && marks[0] & FOR == 0 && marks[1] & FOR != 0;
+    second(here) && second(there)
+}
+
+/// 민수 동생 계좌 and 동생 민수 계좌: bare nouns in front of the same word, each of the one behind it.
+fn modifiers_exchanged(a: &Analysis, b: &Analysis, pairs: &[(u8, u8, Level)], (i, x): (u8, u8), (j, y): (u8, u8)) -> bool {
+    const ROLES: u32 = FROM | TO | SUBJECT | OBJECT | VALUE | EXACT;
+    let bare = |analysis: &Analysis, at: u8| analysis.terms[usize::from(at)].marks & (ROLES | HANGUL) == HANGUL;
+    let sides = |at: u8| lexicon().has_sides(a.terms[usize::from(at)].hash);
+    let next_to = j == i + 1 && x == y + 1 && pairs.iter().any(|pair| (pair.0, pair.1) == (j + 1, x + 1));
+    next_to && bare(a, i) && bare(a, j) && bare(b, x) && bare(b, y) && !sides(i) && !sides(j)
 }
 
 /// Neighbours that changed places: mostly a date or a compound, but not behind a verb of exchange, and not where it is asked who did it.

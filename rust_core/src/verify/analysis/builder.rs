@@ -3,6 +3,7 @@
 use super::frames::states;
 use super::items::{Item, expand, item_like, join_codes, without_or_not};
 use super::roles::{is_inverted, mark_actors, mark_owners, mark_roles, mark_subject, person, role_marks};
+use super::voices::mark_voices;
 use super::{EXACT, FOR, HANGUL, KNOWN, NAME, NEGATED, Term, VALUE};
 use crate::verify::hash;
 use crate::verify::korean;
@@ -53,6 +54,7 @@ impl Builder {
         mark_actors(&mut items, self.lexicon);
         mark_subject(&mut items, self.lexicon);
         mark_owners(&mut items, self.lexicon);
+        mark_voices(&mut items, self.lexicon);
         let inverted = is_inverted(&items);
         self.frames(&mut items);
         self.words_that_ask(&mut items);
@@ -257,7 +259,7 @@ impl Builder {
         let known = known_entry || band < 3 || phrase;
         let mut marks = item.marks;
         let bare = self.values.get(usize::from(item.value)).is_some_and(|value| value.unit == values::Unit::None);
-        marks &= if bare { !0 } else { !FOR };
+        marks &= if bare || !value { !0 } else { !FOR };
         marks |= if std::mem::take(&mut self.negated) { NEGATED } else { 0 };
         marks |= if known && !item.exact { KNOWN } else { 0 };
         marks |= if value { VALUE } else { 0 };

@@ -19,7 +19,7 @@ pub(super) fn mark_roles(items: &mut [Item]) {
         items[at].marks |= match before {
             "from" => FROM,
             "to" | "into" | "toward" | "towards" => TO,
-            "for" if items[at].value != FREE => FOR,
+            "for" => FOR,
             _ => 0,
         };
     }
@@ -189,10 +189,10 @@ pub(super) fn is_inverted(items: &[Item]) -> bool {
     verb.and_then(|verb| items.get(asked + verb + 2)).is_some_and(|subject| person(&subject.text) == 0)
 }
 
-fn past(word: &str) -> bool {
+pub(super) fn past(word: &str) -> bool {
     word.ends_with("ed") || is_past(word)
 }
 
-fn is_be(word: &str) -> bool {
+pub(super) fn is_be(word: &str) -> bool {
     matches!(word, "am" | "is" | "are" | "was" | "were" | "be" | "been" | "being" | "get" | "got")
 }
