@@ -19,8 +19,8 @@ RUSTC = "1.95.0"
 # Bench and what of it, instructions a turn, and the turns of the two runs.
 FIGURES: dict[tuple[str, ...], tuple[int, int, int]] = {
     ("ledger",): (5_477, 1000, 11_000),  # reserve and post on 5 accounts
-    ("verify", "analyse"): (79_247, 100, 1100),
-    ("verify", "compare"): (243_603, 100, 1100),
+    ("verify", "analyse"): (82_072, 100, 1100),
+    ("verify", "compare"): (241_249, 100, 1100),
     ("verify", "candidates"): (1_444_400, 1, 201),  # among 10,000 prompts
 }
 

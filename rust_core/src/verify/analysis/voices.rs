@@ -45,11 +45,12 @@ fn said_by(items: &[Item], at: usize, lexicon: &Lexicon) -> Option<(usize, usize
             (says(agent + 1) && article(agent + 2)).then_some((agent, noun(agent + 2)?))
         }
         // The users Maria blocked.
-        _ => {
+        _ if items[at].capital && is_past(at + 1) => {
             let head = before.filter(|&head| says(head) && !items[head].capital)?;
-            let named = items[at].capital && says(at) && is_past(at + 1) && items.get(at + 2).is_none_or(|item| item.text != "by");
+            let named = says(at) && items.get(at + 2).is_none_or(|item| item.text != "by");
             (named && !items.iter().any(|item| is_be(&item.text))).then_some((at, head))
         }
+        _ => None,
     }
 }
 
