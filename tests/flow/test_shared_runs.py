@@ -78,7 +78,7 @@ async def test_a_pod_killed_with_calls_in_flight_counts_once_and_another_closes_
     await two.llm.Generate(ask("killed", "b", 1))
     upstream.on(M, Stall(), Stall())
     waiting = [asyncio.ensure_future(failed(one.llm.Generate(ask("killed", agent, 2), timeout=60))) for agent in "ab"]
-    await until(lambda: holds(two, "killed", calls=2))
+    await until(lambda: made(two, "killed", steps=4))  # both are let in
     one.process.send_signal(signal.SIGKILL)
     await one.process.wait()
     assert {got.code for got in await asyncio.gather(*waiting)} == {grpc.StatusCode.UNAVAILABLE}
@@ -94,6 +94,10 @@ async def test_a_pod_killed_with_calls_in_flight_counts_once_and_another_closes_
     assert (summary.balance.used_nano_usd, summary.balance.pending_nano_usd) == (4 * COST, 0)
     assert [(a.agent, a.calls, a.nano_usd, a.output_tokens) for a in summary.agents] == [("a", 3, 2 * COST, 14), ("b", 3, 2 * COST, 14)]
     assert await refusal(again, ask("killed", "a", 2)) == "run:acme:killed:plan"
+
+
+async def made(sidecar: Sidecar, run: str, steps: int) -> bool:
+    return (await found(sidecar, run)).steps == steps
 
 
 async def holds(sidecar: Sidecar, run: str, calls: int) -> bool:
