@@ -1,10 +1,11 @@
 #!/bin/sh
-# Gets the browser and the nginx of tests/e2e, and valgrind, where it can: from Debian's packages, as root. Elsewhere what needs them says that
-# it was left out.
+# Gets the browser and the nginx of tests/e2e, Redis (Valkey comes as a wheel), and valgrind, where it can: from Debian's packages, as root.
+# Elsewhere what needs them says that it was left out.
 set -eu
 missing=""
 command -v chromium >/dev/null || missing="$missing chromium"
 command -v nginx >/dev/null || missing="$missing nginx-light"
+command -v redis-server >/dev/null || missing="$missing redis-server"
 command -v valgrind >/dev/null || missing="$missing valgrind"
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

